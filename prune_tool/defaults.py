@@ -15,8 +15,9 @@ VAL_SHARE_OF_TRAIN = 0.20
 RIDGE_GRID = (1e-3, 1e-2, 1e-1, 1.0)
 """Ridge strengths tried per size, as multiples of the number of images (features have unit variance)."""
 
-LOGISTIC_GRID = (1e-4, 1e-3, 1e-2, 1e-1)
-"""L2 strengths tried for logistic probes, per image (mean loss + strength / 2 * |W|^2, features of unit variance)."""
+LOGISTIC_GRID = (1e-3, 1e-2, 1e-1, 1.0)
+"""L2 strengths tried for logistic probes, per image (mean loss + strength / 2 * |W|^2, features of unit variance). On a
+few thousand images the best lies between 1e-2 and 1e-1; below 1e-3 fits take minutes and lose accuracy."""
 
 MAX_POOL = 2048
 """Most neurons in a pool over depths: factorising 2,048 takes a tenth of a second, and accuracy is flat well before."""
@@ -29,3 +30,29 @@ CONFIDENCE = 0.95
 
 OPSET = 20
 """ONNX opset of written files: new enough for GroupNorm and antialiased Resize, old enough for runtimes of 2024."""
+
+INPUT_SIZE_SHARES = (4 / 7, 3 / 7)
+"""Input sizes tried besides the backbone's own, as shares of it (224 px: 128 and 96). Below, small details go under."""
+
+INPUT_SIZE_STEP = 32
+"""Input sizes are multiples of this many pixels, the stride of the deepest map of most backbones."""
+
+BATCH_SIZE = 16
+"""Images per forward pass on the CPU. Larger batches gain nothing there and cost memory."""
+
+SHARD_SIZE = 256
+"""Images per feature shard: a few seconds of work, the most that a killed run loses."""
+
+N_SIZES = 64
+"""Subset sizes scored per reading: steps of about a tenth, finer than the spread over draws."""
+
+DELTA = 0.95
+"""Share of a layer's own accuracy that its critical size keeps, in tables."""
+
+MAX_PROBED = 10
+"""Readings near the ridge front that get logistic probes; a fit takes about a second, and more readings than this differ
+by less than the noise of validation."""
+
+SCREEN_SLACK = 0.02
+"""Accuracy (0 to 1) by which a reading may fall short of the ridge frontier and still get a logistic probe: the two
+kinds of probe differ by about that much."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prune_tool import defaults
 from prune_tool.errors import UsageError
 
 Split = Literal["train", "val", "test"]
@@ -68,3 +69,134 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{100 * self.loss:g} %" if self.kind == "relative" else f"{100 * self.loss:g} points"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asked for; with the fingerprints in ``run.json`` it determines every number that follows.
+
+    Attributes:
+        model: timm name, ``hf-hub:...``, ``local-dir:...``; ``None`` for the embedded default.
+        data: path or scheme of the labelled images; ``None`` for the embedded default.
+        checkpoint: file of weights for ``model``.
+        input_sizes: square input sizes in pixels to try besides the backbone's own; ``None`` lets the tool choose.
+        taps: module paths to tap instead of every block.
+        seed: of splits, pools and draws.
+        n_draws: random subsets per size.
+        skip_bad: leave out images that cannot be decoded (they are counted) instead of stopping.
+        device: ``cpu`` or ``cuda``, where features are extracted.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    checkpoint: str | None = None
+    input_sizes: tuple[int, ...] | None = None
+    taps: tuple[str, ...] | None = None
+    seed: int = defaults.SEED
+    n_draws: int = defaults.N_DRAWS
+    skip_bad: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Neurons that a probe may read at one input size: one tap's, or a seeded pool over the last taps up to a cut.
+
+    Attributes:
+        input_size: square input in pixels.
+        kind: ``layer`` (all neurons of one tap) or ``pool``.
+        taps: names in the order of computation; the network ends at the last one.
+        n_per_tap: neurons offered by each tap.
+    """
+
+    input_size: int
+    kind: Literal["layer", "pool"]
+    taps: tuple[str, ...]
+    n_per_tap: tuple[int, ...]
+
+    @property
+    def cut(self) -> str:
+        """The tap at which the network ends."""
+        return self.taps[-1]
+
+    @property
+    def width(self) -> int:
+        """Neurons offered in all."""
+        return sum(self.n_per_tap)
+
+    def __str__(self) -> str:
+        where = self.cut if self.kind == "layer" else f"{self.taps[0]} to {self.cut} pooled"
+        return f"{where} at {self.input_size} px"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredReading:
+    """What the sweep found for a reading.
+
+    Attributes:
+        reading: what was swept.
+        macs: multiply-accumulates per image of the network that ends here, all neurons read.
+        n_params: its parameters.
+        sizes: subset sizes scored, ascending; the last is the reading's width.
+        n_correct: correct validation predictions of ridge probes, per draw and size.
+        n_val: validation images.
+        critical_size: smallest size whose mean over draws keeps the analysis' share of the reading's own accuracy.
+        critical_size_std: spread of that size over draws.
+        redundancy: diffuse redundancy, 1 - critical_size / width (Nanda et al. 2023, Definition 1).
+    """
+
+    reading: Reading
+    macs: int
+    n_params: int
+    sizes: tuple[int, ...]
+    n_correct: tuple[tuple[int, ...], ...]
+    n_val: int
+    critical_size: int
+    critical_size_std: float
+    redundancy: float
+
+    @property
+    def accuracy(self) -> tuple[float, ...]:
+        """Mean over draws of the ridge probe's validation accuracy, per size."""
+        n = self.n_val * len(self.n_correct)
+        return tuple(sum(column) / n for column in zip(*self.n_correct, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Full:
+    """The yardstick: the backbone as it came, penultimate layer, its own input size, a converged logistic probe."""
+
+    input_size: int
+    width: int
+    macs: int
+    n_params: int
+    val: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """Everything ``analyze`` measured."""
+
+    full: Full
+    delta: float
+    measured: tuple[MeasuredReading, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A network that could ship: a random subset of a reading with its converged logistic probe.
+
+    Attributes:
+        reading: index into ``Analysis.measured``.
+        n_neurons: subset size; the subset is the prefix of this length of draw 0.
+        macs, n_params: of the sliced trunk and probe.
+        val: validation score of its logistic probe.
+        strength: L2 strength of that probe, chosen on the same validation images.
+    """
+
+    reading: int
+    n_neurons: int
+    macs: int
+    n_params: int
+    val: Score
+    strength: float

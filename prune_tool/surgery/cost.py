@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 from torch import fx, nn, ops
 
-from prune_tool.surgery.analysis import Analysis, analyse
-from prune_tool.surgery.capture import outputs_of
-from prune_tool.surgery.demand import Indices
-from prune_tool.surgery.site import Plan, Slot, inputs_of, shape_of
+from prune_tool.surgery.analysis import analyse
+from prune_tool.surgery.demand import Demand, Indices
+from prune_tool.surgery.site import Slot, shape_of
 
 aten = ops.aten
 
@@ -36,52 +35,76 @@ class Cost:
 
 
 def cost_of(captured: fx.GraphModule, kept: Mapping[int, Indices | None] | None = None, *, round_to: int = 1) -> Cost:
-    """Cost of ``captured`` sliced to ``kept`` (default: as it is), from the plans alone; nothing is rewritten."""
-    if kept is None:
-        kept = dict.fromkeys(range(len(outputs_of(captured.graph))))
-    analysis = analyse(captured.graph, kept, round_to=round_to)
+    """Cost of ``captured`` as it is or, with ``kept``, of ``slice_graph(captured, kept, round_to=round_to)``.
+
+    The latter is read off the plans; nothing is rewritten, so the search can ask hundreds of times.
+
+    Args:
+        captured: from ``capture``.
+        kept: output number -> ascending indices kept on its last axis (``None``: all). Absent outputs are dropped.
+        round_to: see ``analyse``.
+    """
     parameters = dict(captured.named_parameters())
+    if kept is None:
+        return _as_it_is(captured.graph, parameters)
+    parts = analyse(captured.graph, kept, round_to=round_to).parts
     return Cost(
-        macs=sum(_macs(node, plan, analysis) for node, plan in analysis.plans.items()),
-        n_params=sum(_n_params(node, plan, parameters) for node, plan in analysis.plans.items()),
+        macs=sum(_macs(part.node, part.plan.carries, part.plan.needs) for part in parts),
+        n_params=sum(
+            part.plan.carries.volume(shape_of(part.node, batch=1))
+            for part in parts
+            if part.node.op == "get_attr" and part.node.target in parameters
+        ),
     )
 
 
-def _n_params(node: fx.Node, plan: Plan, parameters: Mapping[str, nn.Parameter]) -> int:
-    if node.op != "get_attr" or str(node.target) not in parameters:
-        return 0
-    return plan.carries.volume(shape_of(node, batch=1))
+def _as_it_is(graph: fx.Graph, parameters: Mapping[str, nn.Parameter]) -> Cost:
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    held = {str(node.target) for node in graph.nodes if node.op == "get_attr"} & parameters.keys()
+    return Cost(
+        macs=sum(_macs(node, Demand.everything(len(shape_of(node))), {}) for node in calls),
+        n_params=sum(parameters[name].numel() for name in held),
+    )
 
 
-def _macs(node: fx.Node, plan: Plan, analysis: Analysis) -> int:
+def _macs(node: fx.Node, carries: Demand, needs: Mapping[Slot, Demand]) -> int:
+    """Multiply-accumulates of one call that computes ``carries`` from ``needs`` (not named: all of that input)."""
     counter = _COUNTERS.get(node.target) if node.op == "call_function" else None
     if counter is None:
         return 0
-    out = plan.carries.sizes(shape_of(node, batch=1))
-    sources = inputs_of(plan.args)
-    return counter(out, lambda slot: plan.needs[slot].sizes(shape_of(sources[slot], batch=1)))
+
+    def sizes(slot: int) -> Shape:
+        source = node.args[slot]
+        if not isinstance(source, fx.Node):
+            raise TypeError(f"argument {slot} of {node.target} is no tensor")
+        shape = shape_of(source, batch=1)
+        return needs[slot,].sizes(shape) if (slot,) in needs else shape
+
+    return counter(carries.sizes(shape_of(node, batch=1)), sizes)
 
 
 Shape = tuple[int, ...]
+Sizes = Callable[[int], Shape]
+"""Shape of the part that is read of the tensor in an argument."""
 
 
-def _weighted(out: Shape, input_sizes: Callable[[Slot], Shape]) -> int:
+def _weighted(out: Shape, input_sizes: Sizes) -> int:
     """Convolution or linear: each output element sums over one row of the weight (argument 1)."""
-    return math.prod(out) * math.prod(input_sizes((1,))[1:])
+    return math.prod(out) * math.prod(input_sizes(1)[1:])
 
 
-def _product(out: Shape, input_sizes: Callable[[Slot], Shape]) -> int:
-    return math.prod(out) * input_sizes((0,))[-1]
+def _product(out: Shape, input_sizes: Sizes) -> int:
+    return math.prod(out) * input_sizes(0)[-1]
 
 
-def _attention(out: Shape, input_sizes: Callable[[Slot], Shape]) -> int:
+def _attention(out: Shape, input_sizes: Sizes) -> int:
     """Scores (l x s x d) and their product with the values (l x s x d_v), for every head."""
     *heads, n_queries, d_value = out
-    *_, n_keys, d_key = input_sizes((1,))
+    *_, n_keys, d_key = input_sizes(1)
     return math.prod(heads) * n_queries * n_keys * (d_key + d_value)
 
 
-_COUNTERS: dict[object, Callable[[Shape, Callable[[Slot], Shape]], int]] = {
+_COUNTERS: dict[object, Callable[[Shape, Sizes], int]] = {
     aten.conv1d.default: _weighted,
     aten.conv1d.padding: _weighted,
     aten.conv2d.default: _weighted,

@@ -71,6 +71,15 @@ class Demand:
         """The smallest demand that contains both."""
         return Demand(tuple(_union(a, b) for a, b in zip(self.axes, other.axes, strict=True)))
 
+    def aligned(self, shape: tuple[int, ...], other: tuple[int, ...]) -> Demand:
+        """This demand on a value of ``shape``, on a value of shape ``other`` that broadcasts to it."""
+        lead = len(shape) - len(other)
+        return Demand(tuple(self.axes[lead + i] if n == shape[lead + i] else None for i, n in enumerate(other)))
+
+    def tidy(self, shape: tuple[int, ...]) -> Demand:
+        """This demand on a value of ``shape`` with whole axes spelled ``None``."""
+        return Demand(tuple(tidy(kept, n) for kept, n in zip(self.axes, shape, strict=True)))
+
     def same_as(self, other: Demand) -> bool:
         """Whether both read exactly the same."""
         return all(same_kept(a, b) for a, b in zip(self.axes, other.axes, strict=True))
@@ -84,7 +93,7 @@ class Demand:
         return math.prod(self.sizes(shape))
 
     def within(self, carried: Demand) -> tuple[Kept, ...]:
-        """Positions, inside a value that carries only ``carried``, of what this demand reads; ``None``: that axis as is.
+        """Positions of what this demand reads inside a value that carries only ``carried`` (``None``: the axis as is).
 
         Raises:
             ValueError: something is read that is not carried (a rule's bug, never the user's).

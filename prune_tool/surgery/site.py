@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,16 +36,19 @@ def is_tensor(node: fx.Node) -> bool:
 
 def shape_of(node: fx.Node, batch: int = SYMBOLIC) -> tuple[int, ...]:
     """Shape of a tensor node with every symbol replaced by ``batch``; ``()`` for numbers."""
-    value = node.meta.get("val")
-    return tuple(_concrete(size, batch) for size in value.shape) if isinstance(value, torch.Tensor) else ()
+    known: dict[int, tuple[int, ...]] = node.meta.setdefault("shapes", {})  # sympy is slow, and shapes are asked often
+    if batch not in known:
+        value = node.meta.get("val")
+        sizes = value.shape if isinstance(value, torch.Tensor) else ()
+        known[batch] = tuple(_concrete(size, batch) for size in sizes)
+    return known[batch]
 
 
 def symbolic_axes(node: fx.Node) -> frozenset[int]:
     """Axes whose size depends on the batch."""
     value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor):
-        return frozenset()
-    return frozenset(i for i, size in enumerate(value.shape) if not isinstance(size, int))
+    sizes: Sequence[object] = value.shape if isinstance(value, torch.Tensor) else ()
+    return frozenset(i for i, size in enumerate(sizes) if not isinstance(size, int))
 
 
 def _concrete(size: int | torch.SymInt, batch: int) -> int:
@@ -64,12 +67,14 @@ class Plan:
         needs: what it reads of each tensor input. The rewriter hands it exactly that.
         args: positional arguments of the new call, input nodes still in their slots.
         target: the operator to call; ``None`` passes the first input on as the result.
+        is_barrier: whether everything is read because no rule says what could be left out.
     """
 
     carries: Demand
     needs: dict[Slot, Demand]
     args: tuple[Any, ...]
     target: Callable[..., Any] | None
+    is_barrier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +117,14 @@ class Site:
         self,
         carries: Demand,
         needs: dict[int, Demand],
-        replace: dict[int, Any] | None = None,
+        constants: dict[int, Any] | None = None,
         target: Callable[..., Any] | None = None,
     ) -> Plan:
-        """A plan that calls the same operator (or ``target``) with some constants replaced.
+        """A plan that calls the same operator (or ``target``) with some ``constants`` replaced.
 
         Inputs not named in ``needs`` are read whole.
         """
-        args = tuple((replace or {}).get(i, arg) for i, arg in enumerate(self.args))
+        args = tuple((constants or {}).get(i, arg) for i, arg in enumerate(self.args))
         return self.plan_call(carries, {(i,): demand for i, demand in needs.items()}, args, target or self.target)
 
     def plan_call(
@@ -144,4 +149,4 @@ Rule = Callable[[Site], Plan]
 
 def barrier(site: Site) -> Plan:
     """The rule of an operator without a rule: it needs everything and gives everything. Always right, saves nothing."""
-    return site.plan(Demand.everything(len(site.shape)), {})
+    return replace(site.plan(Demand.everything(len(site.shape)), {}), is_barrier=True)

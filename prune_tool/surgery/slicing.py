@@ -12,21 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import fx, nn, ops
 
-from prune_tool.surgery.analysis import Analysis, analyse
-from prune_tool.surgery.capture import outputs_of
+from prune_tool.surgery.analysis import Analysis, Part, analyse
+from prune_tool.surgery.capture import image_input
 from prune_tool.surgery.demand import Demand, Indices, is_range
-from prune_tool.surgery.site import Plan, inputs_of, shape_of
 
 aten = ops.aten
 
 
-def slice_graph(
-    captured: fx.GraphModule, kept: Mapping[int, Indices | None], *, round_to: int = 1
-) -> fx.GraphModule:
+def slice_graph(captured: fx.GraphModule, kept: Mapping[int, Indices | None], *, round_to: int = 1) -> fx.GraphModule:
     """Truncate a captured network to the kept neurons of its outputs.
 
     Args:
@@ -47,38 +43,38 @@ class _Rewriter:
         self.analysis = analysis
         self.graph = fx.Graph()
         self.root = nn.Module()
-        self.new: dict[fx.Node, fx.Node] = {}
+        self.new: dict[Part, fx.Node] = {}
         self.gathers: dict[tuple[fx.Node, int, bytes], fx.Node] = {}
 
     def run(self) -> fx.GraphModule:
-        for node in self.analysis.graph.nodes:
-            if node.op == "placeholder":
-                self.new[node] = self.graph.placeholder(node.name)
-            elif node in self.analysis.plans:
-                plan = self.analysis.plans[node]
-                self.new[node] = self.weight(node, plan) if node.op == "get_attr" else self.call(node, plan)
-        self.graph.output(self.joined())
-        module = fx.GraphModule(self.root, self.graph)
-        module.train(self.captured.training)
-        return module
+        images = self.graph.placeholder(image_input(self.captured.graph).name)
+        for part in self.analysis.parts:
+            if part.node.op == "placeholder":
+                self.new[part] = images
+            else:
+                self.new[part] = self.weight(part) if part.node.op == "get_attr" else self.call(part)
+        values = [self.read(part, need) for part, need in self.analysis.outputs.values()]
+        joined = values[0] if len(values) == 1 else self.graph.call_function(aten.cat.default, (values, -1))
+        self.graph.output(joined)
+        return fx.GraphModule(self.root, self.graph).train(self.captured.training)
 
-    def call(self, node: fx.Node, plan: Plan) -> fx.Node:
-        args = list(plan.args)
-        for slot, source in inputs_of(plan.args).items():
-            value = self.part(source, plan.needs[slot])
+    def call(self, part: Part) -> fx.Node:
+        plan = part.plan
+        args = [list(arg) if isinstance(arg, list | tuple) else arg for arg in plan.args]
+        for slot, source in part.sources.items():
+            value = self.read(source, plan.needs[slot])
             if len(slot) == 1:
                 args[slot[0]] = value
             else:
-                args[slot[0]] = [value if j == slot[1] else item for j, item in enumerate(args[slot[0]])]
-        if plan.target is None:
-            return args[0]  # type: ignore[no-any-return]  # slot 0 was filled with a node above
-        return self.graph.call_function(plan.target, tuple(args), dict(node.kwargs))
+                args[slot[0]][slot[1]] = value
+        if plan.target is not None:
+            return self.graph.call_function(plan.target, tuple(args), dict(part.node.kwargs))
+        return self.read(part.sources[0,], plan.needs[0,])
 
-    def part(self, source: fx.Node, need: Demand) -> fx.Node:
+    def read(self, source: Part, need: Demand) -> fx.Node:
         """The new value of ``source`` restricted to ``need``, gathered where it carries more."""
         value = self.new[source]
-        carries = self.analysis.plans[source].carries if source in self.analysis.plans else need
-        for axis, positions in enumerate(need.within(carries)):
+        for axis, positions in enumerate(need.within(source.plan.carries)):
             if positions is not None:
                 value = self.gather(value, axis, positions)
         return value
@@ -94,15 +90,16 @@ class _Rewriter:
                 self.gathers[key] = self.graph.call_function(aten.index_select.default, (value, axis, index))
         return self.gathers[key]
 
-    def weight(self, node: fx.Node, plan: Plan) -> fx.Node:
-        """The parameter, buffer or constant behind ``node``, cut to what is read of it."""
-        tensor = _attribute(self.captured, str(node.target))
+    def weight(self, part: Part) -> fx.Node:
+        """The parameter, buffer or constant of ``part``, cut to what is read of it."""
+        name = str(part.node.target)
+        tensor = _attribute(self.captured, name)
         cut = tensor.detach()
-        for axis, kept in enumerate(plan.carries.axes):
+        for axis, kept in enumerate(part.plan.carries.axes):
             if kept is not None:
                 cut = cut.index_select(axis, torch.from_numpy(kept).to(cut.device))
-        cut = cut.clone()
-        return self.store(str(node.target).replace(".", "_"), nn.Parameter(cut) if _trains(tensor) else cut)
+        cut = cut.clone(memory_format=torch.contiguous_format)
+        return self.store(name.replace(".", "_"), nn.Parameter(cut) if _trains(tensor) else cut)
 
     def store(self, name: str, tensor: torch.Tensor) -> fx.Node:
         while hasattr(self.root, name):
@@ -112,16 +109,6 @@ class _Rewriter:
         else:
             self.root.register_buffer(name, tensor)
         return self.graph.get_attr(name)
-
-    def joined(self) -> fx.Node:
-        values = outputs_of(self.analysis.graph)
-        parts = []
-        for i, kept in sorted(self.analysis.kept.items()):
-            rank = len(shape_of(values[i]))
-            whole = kept is None or len(kept) == shape_of(values[i])[-1]
-            need = Demand.everything(rank) if whole else Demand.everything(rank).replace(-1, np.asarray(kept))
-            parts.append(self.part(values[i], need))
-        return parts[0] if len(parts) == 1 else self.graph.call_function(aten.cat.default, (parts, -1))
 
 
 def _attribute(module: nn.Module, target: str) -> torch.Tensor:

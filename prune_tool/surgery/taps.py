@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from prune_tool.errors import ModelError
+from prune_tool.surgery.blocks import find_blocks
 
 HEAD = "head"
 """Name of the penultimate representation: what the backbone itself returns."""
@@ -40,6 +41,9 @@ class TappedBackbone(nn.Module):
         mean, std: per channel, of images in [0, 1]; normalisation becomes part of the graph.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, backbone: nn.Module, taps: Sequence[str], pool: Pool, mean: Sequence[float], std: Sequence[float]
     ) -> None:
@@ -65,21 +69,37 @@ class TappedBackbone(nn.Module):
         return *(found[tap] for tap in self.taps), head
 
 
-def _collector(found: dict[str, Tensor], tap: str, pool: Pool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _collector(found: dict[str, Tensor], tap: str, pool: Pool) -> Callable[[nn.Module, object, object], None]:
     """A hook that pools at once: what a block returns may be overwritten in place by the next one."""
 
-    def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found[tap] = pool(output)
+    def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+        found[tap] = _neurons(output, pool)
 
     return hook
+
+
+def _neurons(output: object, pool: Pool) -> Tensor:
+    """Pooled neurons (b, width) of what a block returned; the parts of a tuple stand side by side."""
+    if isinstance(output, Tensor):
+        return pool(output) if output.ndim > 2 else output.clone()
+    if not isinstance(output, Sequence):
+        raise TypeError(f"a {type(output).__name__} has no neurons")
+    return torch.cat([_neurons(part, pool) for part in output], dim=1)
+
+
+def _can_be_tapped(output: object, n_images: int) -> bool:
+    """Whether a block's output is a tensor, or a sequence of tensors, with the batch first."""
+    if isinstance(output, Tensor):
+        return output.ndim in (2, 3, 4) and output.shape[0] == n_images and output.is_floating_point()
+    return isinstance(output, list | tuple) and bool(output) and all(_can_be_tapped(o, n_images) for o in output)
 
 
 def find_taps(backbone: nn.Module, pool: Pool, example: Tensor, only: Sequence[str] | None = None) -> tuple[Tap, ...]:
     """Every block's output that can be tapped, in the order they are computed, and the head.
 
-    A block is an element of a chain: of a Sequential or ModuleList, or of a module that holds most of its weights in
-    one, or all of whose children are of one class. It can be tapped when it runs once and returns one tensor with the
-    batch first. A last block whose pooled output *is* the head is left out.
+    What a block is says ``blocks.py``, by the structure of the network alone. It can be tapped when it runs once and
+    returns tensors with the batch first; several of them (dual paths, branches of several resolutions) are pooled one
+    by one and stand side by side. A last block whose pooled output *is* the head is left out.
 
     Args:
         backbone: in eval mode.
@@ -90,76 +110,47 @@ def find_taps(backbone: nn.Module, pool: Pool, example: Tensor, only: Sequence[s
     Raises:
         ModelError: a path in ``only`` does not exist or cannot be tapped.
     """
-    names = list(_blocks(backbone)) if only is None else [name for name in only if name != HEAD]
-    missing = [name for name in names if name not in dict(backbone.named_modules())]
+    names = find_blocks(backbone, example) if only is None else [name for name in only if name != HEAD]
+    known = dict(backbone.named_modules())
+    missing = [name for name in names if name not in known]
     if missing:
         raise ModelError(
             asked=f"tap {missing[0]}",
             found="the backbone has no module of that path",
-            remedy=f"Its blocks are {', '.join(_blocks(backbone))}, {HEAD}",
+            remedy=f"Its blocks are {', '.join([*find_blocks(backbone, example), HEAD])}",
         )
-    outputs, head = _run(backbone, names, example)
-    taps = [(name, pooled) for name, output in outputs if (pooled := _pooled(output, pool, len(example))) is not None]
-    if only is not None and len(taps) < len(names):
-        lost = next(name for name in names if name not in dict(taps))
+    taps, head = _run(backbone, names, example, pool)
+    lost = [name for name in names if name not in taps]
+    if only is not None and lost:
         raise ModelError(
-            asked=f"tap {lost}",
-            found="it does not run exactly once, or does not return one tensor with the batch first",
-            remedy=f"These can be tapped: {', '.join([*dict(taps), HEAD])}",
+            asked=f"tap {lost[0]}",
+            found="it does not run exactly once, or does not return tensors with the batch first",
+            remedy=f"Its blocks are {', '.join([*find_blocks(backbone, example), HEAD])}",
         )
-    if taps and taps[-1][1].shape == head.shape and torch.allclose(taps[-1][1], head, rtol=1e-4, atol=1e-6):
-        taps.pop()
-    return *(Tap(name=n, width=int(t.shape[1])) for n, t in taps), Tap(name=HEAD, width=int(head.shape[1]))
+    last = next(reversed(taps), None)
+    if last is not None and taps[last].shape == head.shape and torch.allclose(taps[last], head, rtol=1e-4, atol=1e-6):
+        del taps[last]
+    return *(Tap(name=n, width=int(t.shape[1])) for n, t in taps.items()), Tap(name=HEAD, width=int(head.shape[1]))
 
 
-def _run(backbone: nn.Module, names: Sequence[str], example: Tensor) -> tuple[list[tuple[str, object]], Tensor]:
-    """Outputs of the named modules that ran exactly once, in the order they finished, and the backbone's own."""
-    seen: list[tuple[str, object]] = []
+def _run(backbone: nn.Module, names: Sequence[str], example: Tensor, pool: Pool) -> tuple[dict[str, Tensor], Tensor]:
+    """Neurons of the named modules that ran exactly once, in the order they finished, and the backbone's output."""
+    neurons: dict[str, Tensor] = {}
+    runs: list[str] = []
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
-        return lambda _module, _inputs, output: seen.append((name, _snapshot(output)))
+    def watching(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            runs.append(name)
+            if _can_be_tapped(output, len(example)):
+                neurons[name] = _neurons(output, pool)
 
-    handles = [backbone.get_submodule(name).register_forward_hook(watch(name)) for name in names]
+        return hook
+
+    handles = [backbone.get_submodule(name).register_forward_hook(watching(name)) for name in names]
     try:
         with torch.no_grad():
             head = backbone(example)
     finally:
         for handle in handles:
             handle.remove()
-    runs = [name for name, _ in seen]
-    return [(name, output) for name, output in seen if runs.count(name) == 1], head
-
-
-def _snapshot(output: object) -> object:
-    return output.clone() if isinstance(output, Tensor) else output
-
-
-def _pooled(output: object, pool: Pool, n_images: int) -> Tensor | None:
-    """The neurons of a block's output, or ``None`` where it is nothing that can be tapped."""
-    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or output.shape[0] != n_images:
-        return None
-    return pool(output)
-
-
-def _blocks(module: nn.Module, prefix: str = "") -> Iterator[str]:
-    """Paths of the elements of the chains in ``module``, in registration order."""
-    for name, child in module.named_children():
-        path = f"{prefix}{name}"
-        if _is_chain(child):
-            yield from _blocks(child, f"{path}.")
-        elif isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) or prefix:
-            yield path
-
-
-def _is_chain(module: nn.Module) -> bool:
-    children = list(module.children())
-    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        return bool(children)
-    if len(children) > 1 and len({type(child) for child in children}) == 1:
-        return True
-    size = _n_params(module)
-    return any(isinstance(c, nn.Sequential | nn.ModuleList) and 2 * _n_params(c) > size > 0 for c in children)
-
-
-def _n_params(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return {name: value for name, value in neurons.items() if runs.count(name) == 1}, head

@@ -1,0 +1,1 @@
+"""What the user brings: labelled images, and a backbone with its preprocessing."""

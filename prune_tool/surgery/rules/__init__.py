@@ -34,11 +34,14 @@ RULES: dict[Any, Rule] = {
     aten.layer_norm.default: normalisation.layer_norm,
     aten.group_norm.default: normalisation.group_norm,
     aten.softmax.int: normalisation.softmax,
-    aten._softmax.default: normalisation.softmax,
+    aten._softmax.default: normalisation.softmax,  # noqa: SLF001 - its name
+    aten.log_softmax.int: normalisation.softmax,
     # layout
     aten.reshape.default: layout.reshape,
     aten.view.default: layout.reshape,
-    aten._unsafe_view.default: layout.reshape,
+    aten._unsafe_view.default: layout.reshape,  # noqa: SLF001 - its name
+    aten.reshape_as.default: layout.reshape,
+    aten.view_as.default: layout.reshape,
     aten.flatten.using_ints: layout.reshape,
     aten.unflatten.int: layout.reshape,
     aten.squeeze.default: layout.reshape,
@@ -48,6 +51,9 @@ RULES: dict[Any, Rule] = {
     aten.permute.default: layout.permute,
     aten.transpose.int: layout.transpose,
     aten.expand.default: layout.expand,
+    aten.expand_as.default: layout.expand,
+    aten.index_select.default: layout.index_select,
+    aten.index.Tensor: layout.index,
     aten.slice.Tensor: layout.slice_,
     aten.select.int: layout.select,
     aten.cat.default: layout.concatenate,
@@ -55,6 +61,7 @@ RULES: dict[Any, Rule] = {
     aten.stack.default: layout.stack,
     aten.roll.default: layout.shift,
     aten.flip.default: layout.shift,
+    aten.cumsum.default: layout.along(1),
     aten.pad.default: layout.pad,
     aten.constant_pad_nd.default: layout.pad,
     # over space

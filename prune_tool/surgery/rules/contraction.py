@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prune_tool.surgery.demand import Demand, Indices, Kept, tidy
-from prune_tool.surgery.site import Plan, Site
+from prune_tool.surgery.site import Plan, Site, barrier
 
 
 def convolution(site: Site) -> Plan:
@@ -14,6 +14,8 @@ def convolution(site: Site) -> Plan:
     Arguments: input (n, c_in, *space), weight (c_out, c_in / groups, *kernel), bias (c_out,), stride, padding,
     dilation, groups.
     """
+    if len(site.shape) != len(site.input_shape(1)):  # one image without a batch
+        return barrier(site)
     groups: int = site.args[6]
     rows = site.rounded(1)
     if groups > 1 and rows is not None:
@@ -68,6 +70,8 @@ def matrix_product(site: Site) -> Plan:
 
     Arguments: left (..., m, k), right (..., k, n).
     """
+    if min(len(site.input_shape(0)), len(site.input_shape(1))) < 2:
+        return barrier(site)
     needs = {0: _factor(site, 0, -2), 1: _factor(site, 1, -1)}
     return site.plan(site.out, needs)
 
@@ -75,11 +79,10 @@ def matrix_product(site: Site) -> Plan:
 def _factor(site: Site, slot: int, own: int) -> Demand:
     """Demand on one factor: its ``own`` matrix axis and its batch axes as in the result, the contracted axis whole."""
     shape = site.input_shape(slot)
-    lead = len(site.shape) - len(shape)
-    batch = [site.out.axes[lead + i] if n == site.shape[lead + i] else None for i, n in enumerate(shape[:-2])]
+    batch = Demand(site.out.axes[:-2]).aligned(site.shape[:-2], shape[:-2])
     matrix: list[Kept] = [None, None]
     matrix[own] = site.out.axes[own]
-    return Demand((*batch, *matrix))
+    return Demand((*batch.axes, *matrix))
 
 
 def attention(site: Site) -> Plan:
@@ -93,14 +96,9 @@ def attention(site: Site) -> Plan:
     heads = out.without(-1, -2)
     needs = {0: heads.replace(-2, out.axes[-2]), 1: heads, 2: heads.replace(-1, out.axes[-1])}
     if site.args[3] is not None:
-        needs[3] = _mask(heads.replace(-2, out.axes[-2]), site)
+        scores = heads.replace(-2, out.axes[-2])
+        needs[3] = scores.aligned((*site.shape[:-1], site.input_shape(1)[-2]), site.input_shape(3))
     if site.args[5]:  # causal: token i reads the keys up to i, so positions must stay as they are
         out = out.without(-2)
         needs[0] = heads
     return site.plan(out, needs)
-
-
-def _mask(scores: Demand, site: Site) -> Demand:
-    shape = site.input_shape(3)
-    lead = len(site.shape) - len(shape)
-    return Demand(tuple(None if n == 1 else scores.axes[lead + i] for i, n in enumerate(shape)))

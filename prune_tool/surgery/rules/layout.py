@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import ops
+import torch
+from torch import fx, ops
 
 from prune_tool.surgery.demand import Demand, Kept, through_reshape
-from prune_tool.surgery.site import Plan, Site, barrier, shape_of, symbolic_axes
+from prune_tool.surgery.site import Plan, Rule, Site, Slot, barrier, shape_of, symbolic_axes
 
 aten = ops.aten
 
@@ -49,12 +50,18 @@ def _permuted(site: Site, order: Sequence[int]) -> Plan:
 
 
 def expand(site: Site) -> Plan:
-    """A repeated axis of size one is read whole; sizes are rewritten. Arguments: input, sizes, ..."""
-    in_shape = site.input_shape(0)
+    """A repeated axis of size one is read whole; sizes are rewritten. Arguments: input, sizes (or a tensor of them)."""
+    in_shape, symbolic = site.input_shape(0), symbolic_axes(site.node)
     lead = len(site.shape) - len(in_shape)
-    need = Demand(tuple(site.out.axes[lead + i] if n == site.shape[lead + i] else None for i, n in enumerate(in_shape)))
-    sizes = [n if kept is None else len(kept) for n, kept in zip(site.args[1], site.out.axes, strict=True)]
-    return site.plan(site.out, {0: need}, {1: sizes})
+    kept_size = [i >= lead and in_shape[i - lead] == n for i, n in enumerate(site.shape)]
+    if isinstance(site.args[1], fx.Node) and not all(kept_size[i] for i in symbolic):
+        return barrier(site)
+    need = Demand(tuple(site.out.axes[lead + i] if kept_size[lead + i] else None for i in range(len(in_shape))))
+    sizes = [
+        (-1 if kept_size[i] else site.args[1][i]) if i in symbolic else n
+        for i, n in enumerate(site.out.sizes(site.shape))
+    ]
+    return site.plan_call(site.out, {(0,): need}, (site.input(0), sizes), aten.expand.default)
 
 
 def slice_(site: Site) -> Plan:
@@ -85,6 +92,32 @@ def select(site: Site) -> Plan:
     return site.plan(site.out, {0: _whole_if_all(need, shape)}, {1: axis, 2: 0})
 
 
+def index_select(site: Site) -> Plan:
+    """The indexed axis is read whole, of the index what is kept. Arguments: input, dim, index (n,)."""
+    axis = site.axis(site.args[1])
+    return site.plan(site.out, {0: site.out.without(axis), 2: Demand((site.out.axes[axis],))})
+
+
+def index(site: Site) -> Plan:
+    """Indexed axes are read whole, the others pass through; of the index tensors (aligned right) what is kept.
+
+    Arguments: input, one index tensor or ``None`` per axis. Index tensors with axes between them have no rule, nor masks.
+    """
+    indexed = [i for i, at in enumerate(site.args[1]) if at is not None]
+    first, last = indexed[0], indexed[-1] + 1
+    tensors = [site.args[1][i] for i in indexed]
+    if len(indexed) != last - first or any(t.meta["val"].dtype == torch.bool for t in tensors):
+        return barrier(site)
+    rank = len(site.input_shape(0))
+    n_made = len(site.shape) - (rank - len(indexed))
+    made, made_shape = Demand(site.out.axes[first : first + n_made]), site.shape[first : first + n_made]
+    source = Demand((*site.out.axes[:first], *(None,) * len(indexed), *site.out.axes[first + n_made :]))
+    needs: dict[Slot, Demand] = {
+        (1, i): made.aligned(made_shape, shape_of(t)) for i, t in zip(indexed, tensors, strict=True)
+    }
+    return site.plan_call(site.out, {(0,): source, **needs}, site.args, site.target)
+
+
 def _whole_if_all(need: Demand, shape: tuple[int, ...]) -> Demand:
     return Demand(tuple(None if k is not None and len(k) == n else k for k, n in zip(need.axes, shape, strict=True)))
 
@@ -94,7 +127,7 @@ def concatenate(site: Site) -> Plan:
     axis = site.axis(site.args[1])
     kept = site.out.axes[axis]
     parts: list[Any] = []
-    needs: dict[tuple[int, ...], Demand] = {}
+    needs: dict[Slot, Demand] = {}
     start = 0
     for part in site.args[0]:
         size = shape_of(part)[axis]
@@ -116,7 +149,7 @@ def stack(site: Site) -> Plan:
     kept = site.out.axes[axis]
     parts = [part for i, part in enumerate(site.args[0]) if kept is None or i in kept]
     need = Demand((*site.out.axes[:axis], *site.out.axes[axis + 1 :]))
-    needs = {(0, i): need for i in range(len(parts))}
+    needs: dict[Slot, Demand] = {(0, i): need for i in range(len(parts))}
     return Plan(carries=site.out, needs=needs, args=(parts, *site.args[1:]), target=site.target)
 
 
@@ -125,6 +158,16 @@ def shift(site: Site) -> Plan:
     dims = site.args[-1]
     out = site.out.without(*(dims or range(len(site.shape))))
     return site.plan(out, {0: out})
+
+
+def along(dim_slot: int) -> Rule:
+    """Rule of an operator that mixes one axis, argument ``dim_slot``, and leaves the others alone (a running sum)."""
+
+    def rule(site: Site) -> Plan:
+        out = site.out.without(site.args[dim_slot])
+        return site.plan(out, {0: out})
+
+    return rule
 
 
 def pad(site: Site) -> Plan:
@@ -136,12 +179,14 @@ def pad(site: Site) -> Plan:
 
 
 def over_space(site: Site) -> Plan:
-    """Pooling and resizing: all of space is read, channels (axis 1) pass through. Argument 0: input (n, c, ...)."""
+    """Pooling and resizing: all of space is read, channels (axis 1) pass through. Argument 0: input (n, c, h, w)."""
+    if len(site.shape) != 4:  # one image without a batch: axis 1 is a row
+        return barrier(site)
     out = Demand.everything(len(site.shape)).replace(1, site.out.axes[1])
     return site.plan(out, {0: out})
 
 
-def reduce(dims_slot: int) -> Any:
+def reduce(dims_slot: int) -> Rule:
     """Rule of a reduction whose axes are argument ``dims_slot`` and whose ``keepdim`` follows it."""
 
     def rule(site: Site) -> Plan:

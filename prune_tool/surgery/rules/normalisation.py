@@ -9,14 +9,17 @@ from prune_tool.surgery.site import Plan, Site
 
 
 def batch_norm(site: Site) -> Plan:
-    """Frozen statistics: every channel is its own affine map.
+    """Every channel is its own affine map, of its own statistics.
+
+    Frozen statistics leave all axes apart; statistics of the input itself (standardised weights are made this way)
+    read all but the channel axis whole.
 
     Arguments: input (n, c, ...), weight, bias, running mean, running variance (each (c,) or absent), training, ...
     """
-    if site.args[5]:  # training statistics mix the batch, and capture in eval mode never asks for them
-        return site.plan(Demand.everything(len(site.shape)), {})
     channels = Demand((site.out.axes[1],))
-    return site.plan(site.out, {0: site.out, **{i: channels for i in range(1, 5) if site.args[i] is not None}})
+    frozen = not site.args[5]
+    out = site.out if frozen else Demand.everything(len(site.shape)).replace(1, site.out.axes[1])
+    return site.plan(out, {0: out, **{i: channels for i in range(1, 5) if site.args[i] is not None}})
 
 
 def layer_norm(site: Site) -> Plan:

@@ -1,0 +1,29 @@
+"""``prune-tool analyze``."""
+
+from prune_tool.cli import options
+
+
+def command(
+    model: options.Model = None,
+    data: options.Data = None,
+    checkpoint: options.Checkpoint = None,
+    input_size: options.InputSize = "auto",
+    seed: options.Seed = options.SEED,
+    draws: options.Draws = options.DRAWS,
+    skip_bad: options.SkipBad = False,
+    device: options.Device = "cpu",
+    runs: options.Runs = options.RUNS,
+    name: options.Name = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how redundant a backbone is for your images, and where cutting it pays."""
+    request = options.request(model, data, checkpoint, input_size, seed, draws, skip_bad, device)
+    from prune_tool.cli.console import show, watching
+    from prune_tool.pipeline.analyze import analyze
+    from prune_tool.pipeline.workspace import Workspace
+    from prune_tool.report.tables import analysis_tables
+
+    with watching(quiet=quiet) as progress:
+        analyzed = analyze(Workspace(request, progress), runs=runs, name=name)
+    show(analyzed, analysis_tables(analyzed), as_json=json)

@@ -1,0 +1,47 @@
+"""``prune-tool compress``: analyze, export and bench in one go."""
+
+from prune_tool.cli import options
+
+
+def command(
+    model: options.Model = None,
+    data: options.Data = None,
+    checkpoint: options.Checkpoint = None,
+    budget: options.Budget = "0.05",
+    input_size: options.InputSize = "auto",
+    taps: options.Taps = "all",
+    confidence: options.Confidence = options.CONFIDENCE,
+    seed: options.Seed = options.SEED,
+    draws: options.Draws = options.DRAWS,
+    skip_bad: options.SkipBad = False,
+    device: options.Device = "cpu",
+    runs: options.Runs = options.RUNS,
+    name: options.Name = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Analyze, export and bench in one go: from a backbone and images to a smaller file, proven and timed."""
+    from prune_tool.records import Budget
+
+    loss = Budget.parse(budget)
+    request = options.request(model, data, checkpoint, input_size, seed, draws, skip_bad, device)
+    from prune_tool.cli.console import exit_unless_certified, show, watching
+    from prune_tool.pipeline.analyze import analyze
+    from prune_tool.pipeline.bench import bench
+    from prune_tool.pipeline.export import export
+    from prune_tool.pipeline.workspace import Workspace
+    from prune_tool.report.tables import analysis_tables, bench_tables, export_tables
+
+    with watching(quiet=quiet) as progress:
+        workspace = Workspace(request, progress)
+        analyzed = analyze(workspace, runs=runs, name=name)
+        exported = export(workspace, analyzed.run, budget=loss, confidence=confidence, taps=taps)
+        with progress.stage("timing both files"):
+            timed = bench(analyzed.run)
+    tables = [
+        *analysis_tables(analyzed),
+        *export_tables(exported, analyzed.analysis, analyzed.run),
+        *bench_tables(timed),
+    ]
+    show({"analysis": analyzed, "export": exported, "bench": timed}, tables, as_json=json)
+    exit_unless_certified(exported)

@@ -1,0 +1,69 @@
+"""Where results and progress go: results to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from prune_tool.errors import GateError
+from prune_tool.pipeline.export import Exported
+from prune_tool.pipeline.progress import Progress, Silent
+from prune_tool.store.atomic import as_json_text
+
+PAGE_WIDTH = 118
+"""Columns of a table where stdout is no terminal."""
+
+
+class RichProgress:
+    """Progress bars on stderr; a line per finished stage where stderr is no terminal."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """See ``pipeline.progress.Progress``."""
+        task = self.bars.add_task(title, total=total)
+        yield lambda steps: self.bars.advance(task, steps)
+        self.bars.update(task, total=total or 1, completed=total or 1)
+        if not self.bars.console.is_terminal:
+            self.bars.console.print(f"{title}: done in {self.bars.tasks[task].elapsed or 0:.1f} s")
+
+    def note(self, message: str) -> None:
+        """See ``pipeline.progress.Progress``."""
+        self.bars.console.print(message)
+
+
+@contextmanager
+def watching(*, quiet: bool) -> Iterator[Progress]:
+    """Show progress on stderr while the block runs."""
+    if quiet:
+        yield Silent()
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=False) as bars:
+        bars.live.auto_refresh = console.is_terminal
+        yield RichProgress(bars)
+
+
+def show(value: object, tables: Sequence[RenderableType], *, as_json: bool) -> None:
+    """Print a result to stdout, as tables or as one JSON object."""
+    if as_json:
+        sys.stdout.write(as_json_text(value))
+        return
+    console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
+    for table in tables:
+        console.print(table)
+
+
+def exit_unless_certified(exported: Exported) -> None:
+    """A file that is not certified is a missed gate: it is there, and the exit status says so."""
+    if exported.certificate.state != "certified":
+        raise typer.Exit(GateError.exit_status)

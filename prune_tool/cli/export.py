@@ -1,0 +1,31 @@
+"""``prune-tool export``."""
+
+from prune_tool.cli import options
+
+
+def command(
+    run: options.Run = None,
+    budget: options.Budget = "0.05",
+    taps: options.Taps = "all",
+    confidence: options.Confidence = options.CONFIDENCE,
+    runs: options.Runs = options.RUNS,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Cut the cheapest network within the budget, write it, and prove the file on untouched test images."""
+    from prune_tool.records import Budget
+
+    loss = Budget.parse(budget)
+    from prune_tool.cli.console import exit_unless_certified, show, watching
+    from prune_tool.pipeline.export import export
+    from prune_tool.pipeline.runs import read_analysis, read_record
+    from prune_tool.pipeline.workspace import Workspace
+    from prune_tool.report.tables import export_tables
+    from prune_tool.store.layout import newest_run, open_run
+
+    folder = newest_run(runs) if run is None else open_run(run)
+    with watching(quiet=quiet) as progress:
+        workspace = Workspace(read_record(folder).request, progress)
+        exported = export(workspace, folder, budget=loss, confidence=confidence, taps=taps)
+    show(exported, export_tables(exported, read_analysis(folder), folder), as_json=json)
+    exit_unless_certified(exported)

@@ -1,0 +1,100 @@
+"""Options that several commands share, each described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prune_tool import defaults
+from prune_tool.errors import UsageError
+from prune_tool.records import Request
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="timm name, hf-hub:..., local-dir:PATH; the embedded EfficientNet-Lite0 if absent.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[DATA]",
+        help="Folder of class folders (with or without train/val/test) or .npz; the embedded solar cells if absent.",
+        show_default=False,
+    ),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", help="Weights for MODEL (.safetensors).", show_default=False)
+]
+InputSize = Annotated[
+    str,
+    typer.Option("--input-size", help="Input sizes to try besides the model's own: `auto`, `native` or `160,128`."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of splits and random subsets.")]
+Draws = Annotated[int, typer.Option("--draws", min=2, help="Random subsets per size.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded, and count them.")]
+Device = Annotated[str, typer.Option("--device", help="Where features are extracted: cpu or cuda.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
+Run = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="Run folder; the newest if absent.", show_default=False)
+]
+Budget = Annotated[str, typer.Option("--budget", help="Accuracy that may be lost: 0.05 (of the full) or 5pp (points).")]
+Taps = Annotated[
+    str, typer.Option("--taps", help="Taps that may be read: `all`, `last` (penultimate layer) or names with commas.")
+]
+Confidence = Annotated[float, typer.Option("--confidence", min=0.5, max=0.9999, help="Of the certificate, one-sided.")]
+Provider = Annotated[str, typer.Option("--provider", help="ONNX Runtime execution provider: cpu, cuda or tensorrt.")]
+BatchSizes = Annotated[str, typer.Option("--batch", help="Batch sizes to time, with commas.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads within an operator.")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Timing per batch size.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def request(
+    model: str | None,
+    data: str | None,
+    checkpoint: Path | None,
+    input_size: str,
+    seed: int,
+    draws: int,
+    skip_bad: bool,  # noqa: FBT001 - a record's fields, passed by keyword
+    device: str,
+) -> Request:
+    """The request that a command's options make."""
+    if device not in ("cpu", "cuda"):
+        raise UsageError(asked=f"--device {device}", found="no such device", remedy="Choose cpu or cuda")
+    return Request(
+        model=model,
+        data=data,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        input_sizes=_input_sizes(input_size),
+        seed=seed,
+        n_draws=draws,
+        skip_bad=skip_bad,
+        device=device,
+    )
+
+
+def _input_sizes(text: str) -> tuple[int, ...] | None:
+    if text == "auto":
+        return None
+    return () if text == "native" else whole_numbers("--input-size", text)
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers of at least one, separated by commas."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(
+            asked=f"{option} {text}", found="not whole numbers with commas between", remedy=f"Try {option} 16,1"
+        )
+    return tuple(int(part) for part in parts)
+
+
+SEED, DRAWS, RUNS, CONFIDENCE = defaults.SEED, defaults.N_DRAWS, Path("runs"), defaults.CONFIDENCE

@@ -1,0 +1,67 @@
+"""From a frontier and a budget to the candidates worth a certificate, safest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from prune_tool.errors import BudgetError
+from prune_tool.records import Budget, Candidate, Score
+
+
+def within_budget(
+    candidates: Sequence[Candidate], full: Score, budget: Budget, name: Callable[[Candidate], str]
+) -> list[Candidate]:
+    """Candidates that meet the budget on the validation images, cheapest first (the order they come in).
+
+    Args:
+        candidates: a front, cheapest first.
+        full: the full backbone's validation score.
+        budget: the loss allowed.
+        name: says where a candidate is cut, for the error.
+
+    Raises:
+        BudgetError: none does; the message names the nearest and the budget that would take it.
+    """
+    met = [candidate for candidate in candidates if budget.is_met(candidate.val, full)]
+    if met:
+        return met
+    best = max(candidates, key=lambda candidate: candidate.val.accuracy)
+    raise BudgetError(
+        asked=f"keep {100 * budget.floor(full):.1f} % accuracy ({full} less {budget})",
+        found=f"no candidate does; the best reaches {best.val} with {best.n_neurons:,} neurons of {name(best)}",
+        remedy=f"--budget {least_budget(best.val, full, budget)} would take it",
+    )
+
+
+def least_budget(kept: Score, full: Score, like: Budget) -> str:
+    """The smallest budget, as one would type it, that takes ``kept``; rounded up to a tenth of a per cent."""
+    loss = full.accuracy - kept.accuracy
+    share = loss / full.accuracy if like.kind == "relative" else loss
+    thousandths = max(0, int(np.ceil(1000 * share - 1e-9)))
+    return f"{thousandths / 1000:g}" if like.kind == "relative" else f"{thousandths / 10:g}pp"
+
+
+def smallest_size(meets: Callable[[int], bool], known: int) -> int:
+    """The smallest subset size that meets the budget, found by halving; ``known`` meets it.
+
+    Accuracy grows with size but for noise, so what is found is a size that meets the budget next to one that does not,
+    to a resolution of a sixteenth of ``known``.
+    """
+    low, high = 0, known
+    while high - low > max(1, known // 16):
+        middle = (low + high) // 2
+        low, high = (low, middle) if meets(middle) else (middle, high)
+    return high
+
+
+def safe_to_cheap(eligible: Sequence[Candidate], last: Candidate, most: int) -> list[Candidate]:
+    """At most ``most`` candidates from the most accurate to ``last``, evenly along the front: the order of testing.
+
+    The order is fixed by validation images alone, as fixed-sequence testing requires.
+    """
+    dearer = [c for c in eligible if c.macs > last.macs and c.val.accuracy >= last.val.accuracy]
+    ordered = sorted(dearer, key=lambda c: c.macs, reverse=True)
+    picks = np.unique(np.linspace(0, len(ordered) - 1, min(most - 1, len(ordered))).round().astype(int))
+    return [*(ordered[i] for i in picks), last]

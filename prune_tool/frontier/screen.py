@@ -1,0 +1,41 @@
+"""Which readings deserve a logistic probe: those near the front of ridge accuracy against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_tool import defaults
+from prune_tool.frontier.pareto import pareto_front
+from prune_tool.records import Candidate, MeasuredReading
+
+
+def near_front(
+    measured: Sequence[MeasuredReading], slack: float = defaults.SCREEN_SLACK, most: int = defaults.MAX_PROBED
+) -> list[int]:
+    """Readings that no other beats by more than ``slack`` in accuracy at no more cost, cheapest first.
+
+    A reading's accuracy is its best mean over draws; its cost is the MACs of the network that ends at its cut. Of more
+    than ``most`` such readings, those stay that fall least short of the front, the most accurate one among them.
+    """
+    macs = np.array([m.macs for m in measured])
+    best = np.array([max(m.accuracy) for m in measured])
+    order = np.lexsort((-best, macs))
+    bar = np.maximum.accumulate(best[order])  # the best accuracy to be had at this cost or less
+    short = bar - best[order]
+    near = sorted(np.flatnonzero(short <= slack), key=lambda i: (short[i], -best[order[i]]))[:most]
+    return [int(order[i]) for i in sorted(near)]
+
+
+def front(candidates: Sequence[Candidate]) -> list[int]:
+    """Candidates that no other matches in accuracy at less cost (MACs, then neurons), cheapest first."""
+    return [int(i) for i in pareto_front(cost_ranks(candidates), [c.val.accuracy for c in candidates])]
+
+
+def cost_ranks(candidates: Sequence[Candidate]) -> NDArray[np.int64]:
+    """(n,) rank of each candidate by MACs, ties by neurons; equal costs share a rank."""
+    costs = [(c.macs, c.n_neurons) for c in candidates]
+    rank = {cost: i for i, cost in enumerate(sorted(set(costs)))}
+    return np.array([rank[cost] for cost in costs], dtype=np.int64)

@@ -1,0 +1,120 @@
+"""``analyze``: measure how redundant a backbone is for a task, and where cutting it pays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prune_tool import defaults
+from prune_tool.frontier.screen import front, near_front
+from prune_tool.pipeline.measure import measure, random_subset, readings_of
+from prune_tool.pipeline.probing import FitData, fit_data, fit_probe, probe_candidate
+from prune_tool.pipeline.runs import RunRecord, describe_run, write_run
+from prune_tool.pipeline.workspace import Subject, Workspace
+from prune_tool.records import Analysis, Candidate, Full, MeasuredReading, Reading
+from prune_tool.redundancy.logistic import LogisticProbe
+from prune_tool.store.layout import RunFolder, create_run, free_name
+from prune_tool.surgery.cost import cost_of
+from prune_tool.surgery.taps import HEAD
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Analyzed:
+    """What ``analyze`` hands on: the run folder it wrote and what stands in it."""
+
+    run: RunFolder
+    record: RunRecord
+    analysis: Analysis
+    candidates: tuple[Candidate, ...]
+
+
+def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Analyzed:
+    """Measure every reading of the backbone for the task and write a run folder.
+
+    Args:
+        workspace: of the request.
+        runs: folder of run folders.
+        name: of the new run; by default made of model and data.
+
+    Raises:
+        PruneToolError: the model, the data or the cache cannot be used; nothing has been written to ``runs``.
+    """
+    subjects = workspace.subjects
+    data = fit_data(workspace, subjects)
+    full, _ = measure_full(workspace, data)
+    measured = _measure_all(workspace, subjects, data)
+    analysis = Analysis(full=full, delta=defaults.DELTA, measured=measured)
+    candidates = probe_front(workspace, data, measured)
+    record = describe_run(workspace)
+    run = create_run(runs, name or free_name(runs, record.default_name))
+    write_run(run, record, analysis, candidates)
+    return Analyzed(run=run, record=record, analysis=analysis, candidates=candidates)
+
+
+def measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticProbe]:
+    """The yardstick and its probe: penultimate layer, all neurons, the backbone's own input size."""
+    subject = workspace.native
+    head = Reading(
+        input_size=subject.input_size, kind="layer", taps=(HEAD,), n_per_tap=(subject.taps[-1].width,)
+    )
+    subset = random_subset(head, subject, head.width, workspace.request.seed)
+    with workspace.progress.stage("fitting the full backbone's probe"):
+        probe = fit_probe(data, subject.input_size, subset, len(workspace.source.classes))
+    cost = cost_of(subject.captured)
+    n_probe = head.width * len(workspace.source.classes)
+    val = probe.score(data.features(subject.input_size, HEAD)[data.val], data.labels[data.val])
+    full = Full(
+        input_size=subject.input_size,
+        width=head.width,
+        macs=cost.macs + n_probe,
+        n_params=cost.n_params + n_probe + len(workspace.source.classes),
+        val=val,
+    )
+    return full, probe
+
+
+def _measure_all(workspace: Workspace, subjects: Sequence[Subject], data: FitData) -> tuple[MeasuredReading, ...]:
+    work = [(subject, reading) for subject in subjects for reading in readings_of(subject)]
+    request = workspace.request
+    settings: dict[str, Any] = {"n_draws": request.n_draws, "seed": request.seed, "device": request.device}
+    found = []
+    with workspace.progress.stage("sweeping random subsets", len(work)) as advance:
+        for subject, reading in work:
+            features = data.at(subject.input_size)
+            found.append(measure(subject, reading, features, data.labels, (data.train, data.val), **settings))
+            advance(1)
+    return tuple(found)
+
+
+def probe_front(
+    workspace: Workspace, data: FitData, measured: Sequence[MeasuredReading], allowed: frozenset[str] | None = None
+) -> tuple[Candidate, ...]:
+    """Logistic probes on the readings near the ridge front, and the Pareto front among them, cheapest first.
+
+    Args:
+        workspace: of the run.
+        data: training and validation features.
+        measured: every reading of the analysis.
+        allowed: taps that may be read; ``None`` for all.
+    """
+    numbers = [i for i, m in enumerate(measured) if allowed is None or allowed.issuperset(m.reading.taps)]
+    near = [numbers[i] for i in near_front([measured[i] for i in numbers])]
+    candidates: list[Candidate] = []
+    with workspace.progress.stage("fitting logistic probes", len(near)) as advance:
+        for i in near:
+            candidates += _probe_sizes(workspace, data, i, measured[i])
+            advance(1)
+    return tuple(candidates[i] for i in front(candidates))
+
+
+def _probe_sizes(workspace: Workspace, data: FitData, number: int, measured: MeasuredReading) -> Iterator[Candidate]:
+    """The most accurate size of a reading, and half and a quarter of it with the strength that served there."""
+    best = measured.sizes[int(np.argmax(measured.accuracy))]
+    candidate = probe_candidate(workspace, data, number, measured.reading, best)
+    yield candidate
+    for size in sorted({-(-best // 2), -(-best // 4)} - {best}):
+        yield probe_candidate(workspace, data, number, measured.reading, size, (candidate.strength,))

@@ -1,0 +1,221 @@
+"""``export``: the cheapest network within the budget, cut for real, written, proven and certified.
+
+The order of work keeps the test images clean: the candidates and their order are settled on training and validation
+images; only then is the first test image read, and from there on nothing is chosen, only tested.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_tool import defaults
+from prune_tool.deploy.session import open_session
+from prune_tool.deploy.verify import Parity, predict
+from prune_tool.errors import UsageError
+from prune_tool.frontier.certificate import Certificate, DropTest, certify, fixed_sequence, test_drop
+from prune_tool.frontier.choice import safe_to_cheap, smallest_size, within_budget
+from prune_tool.pipeline.analyze import measure_full, probe_front
+from prune_tool.pipeline.build import Built, build, build_full
+from prune_tool.pipeline.extract import as_images, decode
+from prune_tool.pipeline.probing import FitData, fit_data, probe_candidate
+from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, require_same
+from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
+from prune_tool.records import Analysis, Budget, Candidate
+from prune_tool.store.atomic import write_json
+from prune_tool.store.fingerprint import file_fingerprint
+from prune_tool.store.layout import RunFolder
+from prune_tool.surgery.taps import HEAD
+from prune_tool.task.backbone import pixel_transform
+
+MOST_TESTED = 4
+"""Candidates written and tested on the way from safe to cheap; each costs seconds, and none costs confidence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What ``export`` wrote; stands in ``certificate.json``.
+
+    Attributes:
+        sentence: the certificate for people.
+        certificate: of the file's own predictions on the test images.
+        tested: every candidate tried, safest first, with the outcome of its test.
+        built: what was shipped: recipe, parity and sizes.
+        full_parity: ONNX Runtime against PyTorch for the full backbone.
+        model_sha256: of ``model.onnx``.
+    """
+
+    sentence: str
+    certificate: Certificate
+    tested: tuple[tuple[Candidate, DropTest], ...]
+    built: Built
+    full_parity: Parity
+    model_sha256: str
+
+
+def export(
+    workspace: Workspace,
+    run: RunFolder,
+    *,
+    budget: Budget,
+    confidence: float = defaults.CONFIDENCE,
+    taps: str | None = None,
+) -> Exported:
+    """Write the cheapest network of a run that keeps accuracy within the budget.
+
+    Args:
+        workspace: of the run's request.
+        run: from ``analyze``.
+        budget: the loss allowed, relative to the full backbone.
+        confidence: one-sided, of the certificate.
+        taps: ``None`` for all, ``last`` for the penultimate layer alone, or names separated by commas.
+
+    Returns:
+        What was written. Where no candidate could be certified it is the cheapest that meets the budget on the
+        validation images, and its certificate says that it is not certified.
+
+    Raises:
+        BudgetError: nothing meets the budget on the validation images.
+        VerificationError: a written file does not compute what it should.
+        RunError: the run is damaged, or model or images have changed since.
+    """
+    record, analysis = read_record(run), read_analysis(run)
+    require_same(workspace, record, run)
+    data = fit_data(workspace, workspace.subjects)
+    order = _candidates_to_test(workspace, run, analysis, data, budget, _allowed(taps, analysis))
+    full, probe = measure_full(workspace, data)
+    full_parity = build_full(workspace, run, probe)
+    full_correct = correct_on_test(workspace, workspace.native, run.full, "testing the full backbone")
+    with tempfile.TemporaryDirectory(dir=run.path, prefix=".partial-") as scratch:
+        trials = [_Trial(candidate, RunFolder(Path(scratch) / str(i))) for i, candidate in enumerate(order)]
+        metadata = _metadata(record, analysis, budget)
+
+        def test(trial: _Trial) -> DropTest:
+            trial.folder.path.mkdir()
+            trial.built = build(workspace, data, analysis, trial.candidate, trial.folder, metadata)
+            subject = workspace.subject(trial.built.reading.input_size)
+            kept = correct_on_test(workspace, subject, trial.folder.model, f"testing {trial.built.reading}")
+            return test_drop(full_correct, kept, budget, 1 - confidence)
+
+        sequence = fixed_sequence(partial(test, trial) for trial in trials)
+        if sequence.n_passed:
+            shipped, outcome = trials[sequence.n_passed - 1], sequence.tests[sequence.n_passed - 1]
+        else:
+            shipped = trials[-1]
+            outcome = sequence.tests[0] if len(trials) == 1 else test(shipped)
+        return _ship(run, shipped, outcome, tuple(zip(order, sequence.tests)), full_parity)
+
+
+@dataclass(slots=True)
+class _Trial:
+    candidate: Candidate
+    folder: RunFolder
+    built: Built | None = None
+
+
+def correct_on_test(workspace: Workspace, subject: Subject, model: Path, title: str) -> NDArray[np.bool_]:
+    """Whether a written file classifies each test image correctly, (n,), run through ONNX Runtime by itself."""
+    session = open_session(model, n_threads=n_threads())
+    rows = workspace.splits.test
+    transform = pixel_transform(subject.backbone.preprocessing)
+    with workspace.progress.stage(title, len(rows)) as advance:
+
+        def batches() -> Iterator[NDArray[np.float32]]:
+            for batch in decode(workspace.source, rows, {0: transform}):
+                yield as_images([pixels[0] for pixels in batch])
+                advance(len(batch))
+
+        predicted = predict(session, batches()).argmax(axis=1)
+    return np.asarray(predicted == workspace.source.labels[rows])
+
+
+def _candidates_to_test(
+    workspace: Workspace,
+    run: RunFolder,
+    analysis: Analysis,
+    data: FitData,
+    budget: Budget,
+    allowed: frozenset[str] | None,
+) -> list[Candidate]:
+    """From safe to cheap; the cheapest is shrunk to the smallest subset that meets the budget on validation images."""
+    candidates = read_candidates(run) if allowed is None else probe_front(workspace, data, analysis.measured, allowed)
+    full = analysis.full.val
+
+    def name(candidate: Candidate) -> str:
+        return str(analysis.measured[candidate.reading].reading)
+
+    eligible = within_budget(candidates, full, budget, name)
+    found = {eligible[0].n_neurons: eligible[0]}
+
+    def meets(n_neurons: int) -> bool:
+        cheapest = eligible[0]
+        reading = analysis.measured[cheapest.reading].reading
+        found[n_neurons] = probe_candidate(workspace, data, cheapest.reading, reading, n_neurons, (cheapest.strength,))
+        return budget.is_met(found[n_neurons].val, full)
+
+    with workspace.progress.stage("finding the smallest subset"):
+        last = found[smallest_size(meets, eligible[0].n_neurons)]
+    return safe_to_cheap(eligible, last, MOST_TESTED)
+
+
+def _ship(
+    run: RunFolder,
+    trial: _Trial,
+    outcome: DropTest,
+    tested: tuple[tuple[Candidate, DropTest], ...],
+    full_parity: Parity,
+) -> Exported:
+    """Move the chosen files into the run folder; the certificate comes last."""
+    assert trial.built is not None
+    certificate = certify(outcome)
+    run.certificate.unlink(missing_ok=True)  # it must never speak of another file
+    for source, target in (
+        (trial.folder.model, run.model),
+        (trial.folder.program, run.program),
+        (trial.folder.labels, run.labels),
+    ):
+        source.replace(target)
+    exported = Exported(
+        sentence=certificate.sentence(),
+        certificate=certificate,
+        tested=tested,
+        built=trial.built,
+        full_parity=full_parity,
+        model_sha256=file_fingerprint(run.model),
+    )
+    write_json(run.certificate, exported)
+    return exported
+
+
+def _allowed(taps: str | None, analysis: Analysis) -> frozenset[str] | None:
+    if taps is None or taps == "all":
+        return None
+    known = {tap for measured in analysis.measured for tap in measured.reading.taps}
+    names = frozenset({HEAD} if taps == "last" else taps.split(","))
+    unknown = names - known
+    if unknown:
+        raise UsageError(
+            asked=f"--taps {taps}",
+            found=f"this run has no tap {', '.join(sorted(unknown))}",
+            remedy=f"It has {', '.join(sorted(known))}; `last` is {HEAD}",
+        )
+    return names
+
+
+def _metadata(record: RunRecord, analysis: Analysis, budget: Budget) -> dict[str, str]:
+    return {
+        "prune_tool.version": record.versions["prune-tool"],
+        "prune_tool.model": record.model,
+        "prune_tool.model_fingerprint": record.model_fingerprint,
+        "prune_tool.data": record.data,
+        "prune_tool.data_fingerprint": record.data_fingerprint,
+        "prune_tool.budget": str(budget),
+        "prune_tool.seed": str(record.request.seed),
+        "prune_tool.full_macs": str(analysis.full.macs),
+    }

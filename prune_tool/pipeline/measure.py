@@ -1,0 +1,118 @@
+"""Redundancy of every reading: each tap's neurons, and random neurons pooled over the depths up to each cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_tool import defaults
+from prune_tool.pipeline.workspace import Subject
+from prune_tool.records import MeasuredReading, Reading
+from prune_tool.redundancy.measures import diffuse_redundancy
+from prune_tool.redundancy.moments import MomentsAccumulator
+from prune_tool.redundancy.subsets import draw_permutations, draw_pool, size_grid
+from prune_tool.redundancy.sweep import sweep_draws
+from prune_tool.surgery.cost import cost_of
+
+Indices = NDArray[np.int64]
+Subset = dict[str, Indices]
+"""Per tap, in the order of computation, the ascending neurons that are read."""
+
+
+def readings_of(subject: Subject) -> Iterator[Reading]:
+    """Every tap by itself, and the pool of the last taps up to every cut that has a tap before it."""
+    taps = subject.taps
+    for i, tap in enumerate(taps):
+        yield Reading(input_size=subject.input_size, kind="layer", taps=(tap.name,), n_per_tap=(tap.width,))
+        if i > 0:
+            yield _pool(subject, i)
+
+
+def _pool(subject: Subject, cut: int) -> Reading:
+    last = subject.taps[max(0, cut + 1 - defaults.POOL_DEPTH) : cut + 1]
+    offered = draw_pool({tap.name: tap.width for tap in last}, defaults.MAX_POOL, defaults.SEED)
+    return Reading(
+        input_size=subject.input_size,
+        kind="pool",
+        taps=tuple(offered),
+        n_per_tap=tuple(len(neurons) for neurons in offered.values()),
+    )
+
+
+def offered_neurons(reading: Reading, subject: Subject) -> Subset:
+    """The neurons a reading offers, by tap."""
+    widths = {tap.name: tap.width for tap in subject.taps}
+    if reading.kind == "layer":
+        return {reading.cut: np.arange(widths[reading.cut])}
+    return draw_pool({tap: widths[tap] for tap in reading.taps}, defaults.MAX_POOL, defaults.SEED)
+
+
+def random_subset(reading: Reading, subject: Subject, n_neurons: int, seed: int, draw: int = 0) -> Subset:
+    """The first ``n_neurons`` of a draw's permutation of what the reading offers; taps without any are absent."""
+    offered = offered_neurons(reading, subject)
+    owner = np.repeat(np.arange(len(offered)), [len(neurons) for neurons in offered.values()])
+    flat = np.concatenate(list(offered.values()))
+    prefix = draw_permutations(len(flat), draw + 1, seed)[draw][:n_neurons]
+    chosen = {tap: np.sort(flat[prefix[owner[prefix] == i]]) for i, tap in enumerate(offered)}
+    return {tap: neurons for tap, neurons in chosen.items() if len(neurons)}
+
+
+def columns(features: Callable[[str], NDArray[np.float32]], subset: Subset) -> NDArray[np.float32]:
+    """Features (n, k) of a subset, taps in order: the columns that the sliced network will put out."""
+    return np.concatenate([features(tap)[:, neurons] for tap, neurons in subset.items()], axis=1)
+
+
+def kept_outputs(subset: Subset, subject: Subject) -> dict[int, Indices]:
+    """A subset in the terms of ``slice_graph``: output number -> kept indices."""
+    number = {tap.name: i for i, tap in enumerate(subject.taps)}
+    return {number[tap]: neurons for tap, neurons in subset.items()}
+
+
+def measure(
+    subject: Subject,
+    reading: Reading,
+    features: Callable[[str], NDArray[np.float32]],
+    labels: Indices,
+    rows: tuple[Indices, Indices],
+    *,
+    n_draws: int,
+    seed: int,
+    device: str,
+) -> MeasuredReading:
+    """Sweep random subsets of one reading.
+
+    Args:
+        subject: the backbone at the reading's input size.
+        reading: what to sweep.
+        features: tap -> (n, width) float32.
+        labels: (n,) int64.
+        rows: row numbers of the training images and of the validation images.
+        n_draws, seed: of the subsets.
+        device: of the linear algebra.
+    """
+    train, val = rows
+    everything = offered_neurons(reading, subject)
+    found = columns(features, everything)
+    n_classes = int(labels.max()) + 1
+    accumulator = MomentsAccumulator(found.shape[1], n_classes)
+    accumulator.update(found[train], labels[train])
+    permutations = draw_permutations(reading.width, n_draws, seed)
+    sizes = size_grid(reading.width, defaults.N_SIZES)
+    curve = sweep_draws(
+        accumulator.freeze(), found[val], labels[val], permutations, sizes, defaults.RIDGE_GRID, device=device
+    )
+    redundancy = diffuse_redundancy(curve, defaults.DELTA)
+    cost = cost_of(subject.captured, kept_outputs(everything, subject))
+    return MeasuredReading(
+        reading=reading,
+        macs=cost.macs,
+        n_params=cost.n_params,
+        sizes=tuple(int(size) for size in curve.sizes),
+        n_correct=tuple(tuple(int(n) for n in draw) for draw in curve.n_correct),
+        n_val=curve.n_val,
+        critical_size=redundancy.critical.size,
+        critical_size_std=redundancy.critical.std,
+        redundancy=redundancy.value,
+    )

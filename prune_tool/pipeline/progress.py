@@ -1,0 +1,35 @@
+"""How a stage tells whoever is watching what it is doing; the library itself prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Somebody who watches."""
+
+    def stage(self, title: str, total: int | None = None) -> _Stage:
+        """Enter a stage of ``total`` steps (``None``: unknown); the context yields a function that advances it."""
+
+    def note(self, message: str) -> None:
+        """Something worth a line of its own: a choice the tool made, images left out."""
+
+
+class _Stage(Protocol):
+    def __enter__(self) -> Callable[[int], None]: ...
+
+    def __exit__(self, *exception: object) -> bool | None: ...
+
+
+class Silent:
+    """Nobody watches."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:  # noqa: ARG002 - protocol
+        """See ``Progress``."""
+        yield lambda _steps: None
+
+    def note(self, message: str) -> None:
+        """See ``Progress``."""

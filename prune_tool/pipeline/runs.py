@@ -1,0 +1,154 @@
+"""Run folders: what was asked and found, written whole and read back checked."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from prune_tool.errors import RunError
+from prune_tool.pipeline.workspace import Workspace
+from prune_tool.records import Analysis, Candidate, Request
+from prune_tool.store.atomic import read_json, write_json
+from prune_tool.store.fingerprint import fingerprint
+from prune_tool.store.layout import RunFolder
+
+SCHEMA_VERSION = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """``run.json``: what was asked, of what, with which versions.
+
+    Attributes:
+        model: name of the backbone; ``model_fingerprint`` covers architecture and weights.
+        data: name of the images; ``data_fingerprint`` covers classes, labels and contents.
+        splits: how they came about; ``splits_fingerprint`` covers the indices.
+        n_bad_images: images left out because they cannot be decoded.
+    """
+
+    schema_version: int
+    created: str
+    request: Request
+    model: str
+    model_fingerprint: str
+    data: str
+    data_fingerprint: str
+    classes: tuple[str, ...]
+    splits: str
+    splits_fingerprint: str
+    n_train: int
+    n_val: int
+    n_test: int
+    n_duplicates_dropped: int
+    n_bad_images: int
+    input_sizes: tuple[int, ...]
+    versions: dict[str, str]
+
+    @property
+    def default_name(self) -> str:
+        """A run's name where the user gives none."""
+        return f"{_plain(self.model)}-{_plain(self.data)}"
+
+
+def _plain(name: str) -> str:
+    stem = name.rstrip("/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    return "".join(c if c.isalnum() or c in "_." else "-" for c in stem).strip(".-") or "run"
+
+
+def describe_run(workspace: Workspace) -> RunRecord:
+    """The record of a workspace's request."""
+    splits = workspace.splits
+    return RunRecord(
+        schema_version=SCHEMA_VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        request=workspace.request,
+        model=workspace.native.backbone.name,
+        model_fingerprint=workspace.native.backbone.fingerprint,
+        data=workspace.source.name,
+        data_fingerprint=workspace.source.fingerprint(),
+        classes=workspace.source.classes,
+        splits=splits.origin,
+        splits_fingerprint=fingerprint(splits.train, splits.val, splits.test),
+        n_train=len(splits.train),
+        n_val=len(splits.val),
+        n_test=len(splits.test),
+        n_duplicates_dropped=splits.n_duplicates_dropped,
+        n_bad_images=len(workspace.bad_images),
+        input_sizes=tuple(subject.input_size for subject in workspace.subjects),
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of everything whose rounding or defaults could change a number."""
+    packages = ("prune-tool", "torch", "timm", "onnx", "onnxruntime", "numpy", "scipy", "pillow")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def write_run(run: RunFolder, record: RunRecord, analysis: Analysis, candidates: tuple[Candidate, ...]) -> None:
+    """Write what ``analyze`` found; ``run.json`` comes last and makes the folder a run."""
+    write_json(run.analysis, analysis)
+    write_json(run.frontier, candidates)
+    write_json(run.run, record)
+
+
+def read_record(run: RunFolder) -> RunRecord:
+    """``run.json``. Raises ``RunError`` where it is damaged or of another version."""
+    return read_record_of(RunRecord, run.run)
+
+
+def read_analysis(run: RunFolder) -> Analysis:
+    """``analysis.json``, checked."""
+    return read_record_of(Analysis, run.analysis)
+
+
+def read_candidates(run: RunFolder) -> tuple[Candidate, ...]:
+    """``frontier.json``, checked."""
+    return read_record_of(tuple[Candidate, ...], run.frontier)
+
+
+def read_record_of(kind: type[T], path: Path) -> T:
+    """Read a record back.
+
+    Raises:
+        RunError: there is no such file, or it does not hold what this version writes there.
+    """
+    value = read_json(path)
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RunError(
+            asked=f"read {path}",
+            found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            remedy="Run `prune-tool analyze` again with this version",
+        ) from error
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def require_same(workspace: Workspace, record: RunRecord, run: RunFolder) -> None:
+    """Refuse to go on with a run whose model or images have changed since it was analysed."""
+    found = {
+        "the weights": (workspace.native.backbone.fingerprint, record.model_fingerprint),
+        "the images": (workspace.source.fingerprint(), record.data_fingerprint),
+    }
+    for what, (now, then) in found.items():
+        if now != then:
+            raise RunError(
+                asked=f"go on with the run {run.path}",
+                found=f"{what} have changed since it was analysed ({then[:12]} then, {now[:12]} now)",
+                remedy="Run `prune-tool analyze` again",
+            )

@@ -1,0 +1,138 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from prune_tool.deploy.bench import BenchResult
+from prune_tool.pipeline.analyze import Analyzed
+from prune_tool.pipeline.export import Exported
+from prune_tool.records import Analysis, Candidate, MeasuredReading
+from prune_tool.store.layout import RunFolder
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with one decimal."""
+    return f"{100 * share:.1f}"
+
+
+def _table(title: str, *headers: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i == 0 else "right")
+    return table
+
+
+def analysis_tables(analyzed: Analyzed) -> Sequence[RenderableType]:
+    """What ``analyze`` found: the task, redundancy at each input size, the frontier."""
+    record, analysis = analyzed.record, analyzed.analysis
+    full = analysis.full
+    head = Text.assemble(
+        (f"{record.model} on {record.data}", "bold"),
+        f": {record.n_train:,} train, {record.n_val:,} val, {record.n_test:,} test images of {len(record.classes)} classes"
+        f" ({record.splits})\n"
+        f"full backbone at {full.input_size} px: {full.val} on validation, "
+        f"{full.macs / 1e6:,.0f} M MACs, {full.n_params / 1e6:.2f} M parameters",
+    )
+    return [head, *_redundancy_tables(analysis), frontier_table(analysis, analyzed.candidates), Text(f"{analyzed.run.path}")]
+
+
+def _redundancy_tables(analysis: Analysis) -> Iterator[Table]:
+    for size in sorted({m.reading.input_size for m in analysis.measured}, reverse=True):
+        found = [m for m in analysis.measured if m.reading.input_size == size]
+        pools = {m.reading.cut: m for m in found if m.reading.kind == "pool"}
+        table = _table(
+            f"Redundancy at {size} px: smallest random subset that keeps {100 * analysis.delta:g} % of a layer's own accuracy",
+            "cut after", "width", "acc. %", "critical", "DR", "pooled", "acc. %", "critical", "DR", "MACs -%", "params -%",
+        )  # fmt: skip
+        for layer in (m for m in found if m.reading.kind == "layer"):
+            pool = pools.get(layer.reading.cut)
+            saved = (1 - layer.macs / analysis.full.macs, 1 - layer.n_params / analysis.full.n_params)
+            pooled = ("", "", "", "") if pool is None else _redundancy_cells(pool)
+            table.add_row(layer.reading.cut, *_redundancy_cells(layer), *pooled, *map(percent, saved))
+        yield table
+
+
+def _redundancy_cells(measured: MeasuredReading) -> tuple[str, str, str, str]:
+    width = measured.reading.width
+    return (
+        f"{width:,}",
+        percent(measured.accuracy[-1]),
+        f"{measured.critical_size:,} ±{measured.critical_size_std:.0f}",
+        f"{measured.redundancy:.2f}",
+    )
+
+
+def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table:
+    """Accuracy against cost of what could ship, cheapest first."""
+    full = analysis.full
+    table = _table(
+        "Frontier: converged probes on random subsets, validation accuracy",
+        "cut", "neurons", "of", "acc. %", "of full %", "MACs (M)", "MACs -%", "params (M)",
+    )  # fmt: skip
+    for candidate in candidates:
+        reading = analysis.measured[candidate.reading].reading
+        table.add_row(
+            str(reading),
+            f"{candidate.n_neurons:,}",
+            f"{reading.width:,}",
+            percent(candidate.val.accuracy),
+            percent(candidate.val.accuracy / full.val.accuracy),
+            f"{candidate.macs / 1e6:,.1f}",
+            percent(1 - candidate.macs / full.macs),
+            f"{candidate.n_params / 1e6:.2f}",
+        )
+    return table
+
+
+def export_tables(exported: Exported, analysis: Analysis, run: RunFolder) -> Sequence[RenderableType]:
+    """What ``export`` wrote and proved."""
+    table = _table("Tested on untouched images, from safe to cheap", "cut", "neurons", "acc. %", "full %", "p", "within budget")
+    for candidate, test in exported.tested:
+        table.add_row(
+            str(analysis.measured[candidate.reading].reading),
+            f"{candidate.n_neurons:,}",
+            percent(test.kept.accuracy),
+            percent(test.full.accuracy),
+            f"{test.p_value:.4f}",
+            "certified" if test.passed else "no",
+        )
+    built, full = exported.built, analysis.full
+    shipped = Text.assemble(
+        ("Shipped", "bold"),
+        f": {built.reading}, {built.candidate.n_neurons:,} neurons, {built.candidate.macs / 1e6:,.1f} M MACs"
+        f" ({full.macs / built.candidate.macs:.1f}x fewer), {built.candidate.n_params / 1e6:.2f} M parameters"
+        f" ({full.n_params / built.candidate.n_params:.1f}x fewer), {built.n_bytes / 1e6:.1f} MB\n",
+        ("Proof", "bold"),
+        f": sliced = full to {built.slicing_diff:.0e}; ONNX Runtime = PyTorch to {built.parity.max_rel_diff:.0e} of the largest"
+        f" logit at batch {', '.join(map(str, built.parity.batch_sizes))}, top-1 {built.parity.n_top1_agree}"
+        f" of {built.parity.n_images}\n",
+        ("Certificate", "bold"),
+        f" ({exported.certificate.state}): {exported.sentence}\n",
+        str(run.model),
+    )
+    return [table, shipped]
+
+
+def bench_tables(result: BenchResult) -> Sequence[RenderableType]:
+    """Latency of the shipped file against the full one."""
+    environment = result.environment
+    threads = "default" if environment.n_threads is None else str(environment.n_threads)
+    table = _table(
+        f"ONNX Runtime {environment.onnxruntime}, {environment.provider}, {threads} threads, {environment.cpu}",
+        "file", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up (95 %)",
+    )  # fmt: skip
+    for timing in result.timings:
+        speedup = timing.speedup
+        table.add_row(
+            timing.contender,
+            str(timing.batch_size),
+            *(f"{ms:.2f}" for ms in (timing.p50_ms, timing.p90_ms, timing.p99_ms)),
+            f"{timing.images_per_s:,.0f}",
+            f"{speedup.median:.2f} ({speedup.low:.2f}-{speedup.high:.2f})",
+        )
+    return [table]

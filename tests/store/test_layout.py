@@ -1,0 +1,87 @@
+import os
+import re
+
+import pytest
+
+from prune_tool.errors import RunError
+from prune_tool.store.layout import RunFolder, create_run, newest_run, open_run
+
+
+def finish(run, seconds=0):
+    """Make a folder a run, started ``seconds`` after the epoch."""
+    run.run.write_text("{}")
+    os.utime(run.run, (seconds, seconds))
+    return run
+
+
+def test_every_file_has_one_place_of_its_own_in_the_folder(tmp_path):
+    run = RunFolder(tmp_path / "r")
+    paths = [
+        getattr(run, name) for name, kind in vars(RunFolder).items() if isinstance(kind, property) and name != "name"
+    ]
+    assert len({*paths}) == len(paths) == 12
+    assert {path.parent for path in paths} == {run.path}
+    assert {"run.json", "model.onnx", "model.pt2", "certificate.json", "README.md"} < {path.name for path in paths}
+
+
+def test_a_new_run_is_an_empty_folder_that_does_not_count_yet(tmp_path):
+    run = create_run(tmp_path / "runs", "solar")
+    assert list(run.path.iterdir()) == []
+    assert run.name == "solar"
+    with pytest.raises(RunError, match="there is none"):
+        newest_run(tmp_path / "runs")
+    finish(run)
+    assert newest_run(tmp_path / "runs") == open_run(run.path) == run
+
+
+def test_a_taken_name_is_refused_and_the_one_proposed_works(tmp_path):
+    create_run(tmp_path, "solar")
+    create_run(tmp_path, "solar-2")
+    with pytest.raises(RunError) as caught:
+        create_run(tmp_path, "solar")
+    proposed = re.search("'(.+)'", caught.value.remedy)[1]
+    assert create_run(tmp_path, proposed).name == "solar-3"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", ".hidden", "a\\b", "a/"])
+def test_a_name_that_is_not_one_folder_is_refused(tmp_path, name):
+    with pytest.raises(RunError) as caught:
+        create_run(tmp_path / "runs", name)
+    assert not (tmp_path / "runs").exists()
+    create_run(tmp_path / "runs", re.search("'(.+)'", caught.value.remedy)[1])
+
+
+def test_a_root_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(RunError, match="runs"):
+        create_run(tmp_path / "runs", "a")
+
+
+def test_the_newest_run_is_the_one_started_last(tmp_path):
+    for name, seconds in (("b", 20), ("c", 30), ("a", 10)):
+        finish(create_run(tmp_path, name), seconds)
+    create_run(tmp_path, "unfinished")
+    assert newest_run(tmp_path).name == "c"
+
+
+def test_a_misspelt_run_is_answered_with_the_runs_that_exist_closest_first(tmp_path):
+    for name in ("cifar", "solar", "zoo"):
+        finish(create_run(tmp_path, name))
+    with pytest.raises(RunError, match="no such folder") as caught:
+        open_run(tmp_path / "solr")
+    first = re.search(r"There are (.+?),", caught.value.remedy)[1]
+    assert first == str(tmp_path / "solar")
+    assert open_run(type(tmp_path)(first)).name == "solar"
+
+
+def test_the_folder_of_runs_is_answered_with_the_runs_in_it(tmp_path):
+    run = finish(create_run(tmp_path / "runs", "solar"))
+    for mistaken in (tmp_path / "runs", tmp_path / "elsewhere", tmp_path / "solar"):
+        with pytest.raises(RunError, match=re.escape(f"There is {run.path}")):
+            open_run(mistaken)
+
+
+def test_where_there_are_no_runs_the_remedy_is_to_make_one(tmp_path):
+    for lookup in (newest_run, open_run):
+        with pytest.raises(RunError, match="Run `prune-tool analyze` first"):
+            lookup(tmp_path / "none")
