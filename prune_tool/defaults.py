@@ -4,10 +4,10 @@ SEED = 0
 """Seed of splits and draws. Any number does as well; one fixed number makes runs repeat."""
 
 N_DRAWS = 10
-"""Random subsets drawn per layer. The spread over draws is 1 to 2 points at small sizes, so ten pin its mean to half a point."""
+"""Random subsets drawn per layer. They differ by 1 to 2 points at small sizes: ten pin the mean to half a point."""
 
 SPLIT_SHARES = {"train": 0.60, "val": 0.15, "test": 0.25}
-"""Shares of the images where the data brings no split. The test share is the certificate's power, hence larger than val's."""
+"""Shares of the images where the data brings no split. The test share is the certificate's power, so it is large."""
 
 VAL_SHARE_OF_TRAIN = 0.20
 """Share of the training images held out for validation where the data brings train and test but no val."""
@@ -50,8 +50,8 @@ DELTA = 0.95
 """Share of a layer's own accuracy that its critical size keeps, in tables."""
 
 MAX_PROBED = 10
-"""Readings near the ridge front that get logistic probes; a fit takes about a second, and more readings than this differ
-by less than the noise of validation."""
+"""Readings near the ridge front that get logistic probes: a fit takes about a second, and more of them differ by
+less than the noise of validation."""
 
 SCREEN_SLACK = 0.02
 """Accuracy (0 to 1) by which a reading may fall short of the ridge frontier and still get a logistic probe: the two

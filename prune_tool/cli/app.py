@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 
-def _show_version(value: bool) -> None:  # noqa: FBT001 - Typer's callback
+def _show_version(value: bool) -> None:
     if value:
         sys.stdout.write(f"prune-tool {version('prune-tool')}\n")
         raise typer.Exit

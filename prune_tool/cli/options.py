@@ -63,7 +63,7 @@ def request(
     input_size: str,
     seed: int,
     draws: int,
-    skip_bad: bool,  # noqa: FBT001 - a record's fields, passed by keyword
+    skip_bad: bool,
     device: str,
 ) -> Request:
     """The request that a command's options make."""

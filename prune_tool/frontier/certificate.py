@@ -88,12 +88,14 @@ class Certificate:
             was picked by a fixed sequence is accounted for in the budget's test alone, so ``sentence`` leaves it out.
         n_images_needed: if "cannot certify", about how many test images the same rates would need to pass; otherwise,
             or where no number would do because the drop measured is exactly the budget, None.
+        after_failure: a safer candidate failed before, so nothing may be claimed of this one, whatever its test says.
     """
 
     state: State
     test: DropTest
     drop_bound: float
     n_images_needed: int | None
+    after_failure: bool = False
 
     def sentence(self) -> str:
         """The finding in one sentence."""
@@ -104,6 +106,8 @@ class Certificate:
                 end = f"{confidence} the loss is within {allowed}."
             case "not met":
                 end = f"the loss measured is beyond {allowed}."
+            case "cannot certify" if self.test.passed:
+                end = f"that is within {allowed}, but a safer candidate failed before it, so nothing is claimed."
             case "cannot certify" if self.n_images_needed is None:
                 end = f"that is exactly {allowed}, so that no number of such images could tell it from a larger loss."
             case "cannot certify":
@@ -165,11 +169,23 @@ def fixed_sequence(tests: Iterable[Callable[[], DropTest]]) -> FixedSequence:
     return FixedSequence(tests=tuple(done))
 
 
-def certify(test: DropTest) -> Certificate:
-    """Say what a test allows to be said."""
-    state: State = "certified" if test.passed else "cannot certify" if _is_met(test) else "not met"
-    needed = _images_needed(test) if state == "cannot certify" else None
-    return Certificate(state=state, test=test, drop_bound=_drop_bound(test), n_images_needed=needed)
+def certify(test: DropTest, *, after_failure: bool = False) -> Certificate:
+    """Say what a test allows to be said.
+
+    Args:
+        test: of the file that ships.
+        after_failure: whether a test before it in the fixed sequence failed; then it is never "certified".
+    """
+    certified = test.passed and not after_failure
+    state: State = "certified" if certified else "cannot certify" if _is_met(test) else "not met"
+    needed = _images_needed(test) if state == "cannot certify" and not test.passed else None
+    return Certificate(
+        state=state,
+        test=test,
+        drop_bound=_drop_bound(test),
+        n_images_needed=needed,
+        after_failure=after_failure,
+    )
 
 
 def _null(budget: Budget, *, n_images: int, n_either: int) -> Null:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -58,9 +57,7 @@ def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Ana
 def measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticProbe]:
     """The yardstick and its probe: penultimate layer, all neurons, the backbone's own input size."""
     subject = workspace.native
-    head = Reading(
-        input_size=subject.input_size, kind="layer", taps=(HEAD,), n_per_tap=(subject.taps[-1].width,)
-    )
+    head = Reading(input_size=subject.input_size, kind="layer", taps=(HEAD,), n_per_tap=(subject.taps[-1].width,))
     subset = random_subset(head, subject, head.width, workspace.request.seed)
     with workspace.progress.stage("fitting the full backbone's probe"):
         probe = fit_probe(data, subject.input_size, subset, len(workspace.source.classes))
@@ -79,13 +76,12 @@ def measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPro
 
 def _measure_all(workspace: Workspace, subjects: Sequence[Subject], data: FitData) -> tuple[MeasuredReading, ...]:
     work = [(subject, reading) for subject in subjects for reading in readings_of(subject)]
-    request = workspace.request
-    settings: dict[str, Any] = {"n_draws": request.n_draws, "seed": request.seed, "device": request.device}
+    rows = (data.train, data.val)
     found = []
     with workspace.progress.stage("sweeping random subsets", len(work)) as advance:
         for subject, reading in work:
             features = data.at(subject.input_size)
-            found.append(measure(subject, reading, features, data.labels, (data.train, data.val), **settings))
+            found.append(measure(subject, reading, features, data.labels, rows, workspace.request))
             advance(1)
     return tuple(found)
 

@@ -72,7 +72,8 @@ def build(
     subset = random_subset(reading, subject, candidate.n_neurons, workspace.request.seed)
     probe = fit_probe(data, reading.input_size, subset, len(classes), (candidate.strength,))
     with workspace.progress.stage(f"cutting {reading} to {candidate.n_neurons:,} neurons"):
-        sliced = Probed(slice_graph(subject.captured, kept_outputs(subset, subject), round_to=ROUND_TO), *_tensors(probe))
+        trunk = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=ROUND_TO)
+        sliced = Probed(trunk, *_tensors(probe))
         images = parity_images(workspace, subject)
         slicing_diff = _check_slicing(sliced, subject, subset, images)
         program = export_program(sliced.eval(), subject.example)
@@ -134,7 +135,7 @@ def describe_preprocessing(preprocessing: Preprocessing) -> dict[str, str]:
 
 
 def _tensors(probe: LogisticProbe) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(probe.weight).float(), torch.from_numpy(probe.bias).float()
+    return torch.tensor(probe.weight, dtype=torch.float32), torch.tensor(probe.bias, dtype=torch.float32)
 
 
 def _reference(module: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

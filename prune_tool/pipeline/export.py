@@ -89,8 +89,7 @@ def export(
     require_same(workspace, record, run)
     data = fit_data(workspace, workspace.subjects)
     order = _candidates_to_test(workspace, run, analysis, data, budget, _allowed(taps, analysis))
-    full, probe = measure_full(workspace, data)
-    full_parity = build_full(workspace, run, probe)
+    full_parity = build_full(workspace, run, measure_full(workspace, data)[1])
     full_correct = correct_on_test(workspace, workspace.native, run.full, "testing the full backbone")
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".partial-") as scratch:
         trials = [_Trial(candidate, RunFolder(Path(scratch) / str(i))) for i, candidate in enumerate(order)]
@@ -104,12 +103,14 @@ def export(
             return test_drop(full_correct, kept, budget, 1 - confidence)
 
         sequence = fixed_sequence(partial(test, trial) for trial in trials)
+        tested = tuple(zip(order, sequence.tests, strict=False))
         if sequence.n_passed:
-            shipped, outcome = trials[sequence.n_passed - 1], sequence.tests[sequence.n_passed - 1]
-        else:
-            shipped = trials[-1]
-            outcome = sequence.tests[0] if len(trials) == 1 else test(shipped)
-        return _ship(run, shipped, outcome, tuple(zip(order, sequence.tests)), full_parity)
+            certificate, shipped = certify(sequence.tests[sequence.n_passed - 1]), trials[sequence.n_passed - 1]
+        elif len(trials) == 1:
+            certificate, shipped = certify(sequence.tests[0]), trials[0]
+        else:  # nothing is certified: what validation found is written, and says so
+            certificate, shipped = certify(test(trials[-1]), after_failure=True), trials[-1]
+        return _ship(run, shipped, certificate, tested, full_parity)
 
 
 @dataclass(slots=True)
@@ -167,13 +168,12 @@ def _candidates_to_test(
 def _ship(
     run: RunFolder,
     trial: _Trial,
-    outcome: DropTest,
+    certificate: Certificate,
     tested: tuple[tuple[Candidate, DropTest], ...],
     full_parity: Parity,
 ) -> Exported:
     """Move the chosen files into the run folder; the certificate comes last."""
     assert trial.built is not None
-    certificate = certify(outcome)
     run.certificate.unlink(missing_ok=True)  # it must never speak of another file
     for source, target in (
         (trial.folder.model, run.model),

@@ -132,7 +132,7 @@ def _onnx_runner(workspace: Workspace, subject: Subject) -> Runner:
 
 def _torch_runner(subject: Subject) -> Runner:
     names = [tap.name for tap in subject.taps]
-    module = subject.captured.to("cuda", memory_format=torch.channels_last)
+    module = subject.captured.to("cuda").to(memory_format=torch.channels_last)
 
     def run(images: NDArray[np.float32]) -> Neurons:
         batch = torch.from_numpy(images).to("cuda", memory_format=torch.channels_last, non_blocking=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from prune_tool import defaults
 from prune_tool.pipeline.workspace import Subject
-from prune_tool.records import MeasuredReading, Reading
+from prune_tool.records import MeasuredReading, Reading, Request
 from prune_tool.redundancy.measures import diffuse_redundancy
 from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.subsets import draw_permutations, draw_pool, size_grid
@@ -76,10 +76,7 @@ def measure(
     features: Callable[[str], NDArray[np.float32]],
     labels: Indices,
     rows: tuple[Indices, Indices],
-    *,
-    n_draws: int,
-    seed: int,
-    device: str,
+    request: Request,
 ) -> MeasuredReading:
     """Sweep random subsets of one reading.
 
@@ -89,8 +86,7 @@ def measure(
         features: tap -> (n, width) float32.
         labels: (n,) int64.
         rows: row numbers of the training images and of the validation images.
-        n_draws, seed: of the subsets.
-        device: of the linear algebra.
+        request: says how many draws, from which seed, on which device.
     """
     train, val = rows
     everything = offered_neurons(reading, subject)
@@ -98,10 +94,10 @@ def measure(
     n_classes = int(labels.max()) + 1
     accumulator = MomentsAccumulator(found.shape[1], n_classes)
     accumulator.update(found[train], labels[train])
-    permutations = draw_permutations(reading.width, n_draws, seed)
+    permutations = draw_permutations(reading.width, request.n_draws, request.seed)
     sizes = size_grid(reading.width, defaults.N_SIZES)
     curve = sweep_draws(
-        accumulator.freeze(), found[val], labels[val], permutations, sizes, defaults.RIDGE_GRID, device=device
+        accumulator.freeze(), found[val], labels[val], permutations, sizes, defaults.RIDGE_GRID, device=request.device
     )
     redundancy = diffuse_redundancy(curve, defaults.DELTA)
     cost = cost_of(subject.captured, kept_outputs(everything, subject))

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
 class Progress(Protocol):
     """Somebody who watches."""
 
-    def stage(self, title: str, total: int | None = None) -> _Stage:
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
         """Enter a stage of ``total`` steps (``None``: unknown); the context yields a function that advances it."""
 
     def note(self, message: str) -> None:
         """Something worth a line of its own: a choice the tool made, images left out."""
-
-
-class _Stage(Protocol):
-    def __enter__(self) -> Callable[[int], None]: ...
-
-    def __exit__(self, *exception: object) -> bool | None: ...
 
 
 class Silent:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,8 +20,6 @@ from prune_tool.store.fingerprint import fingerprint
 from prune_tool.store.layout import RunFolder
 
 SCHEMA_VERSION = 1
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,20 +101,23 @@ def write_run(run: RunFolder, record: RunRecord, analysis: Analysis, candidates:
 
 def read_record(run: RunFolder) -> RunRecord:
     """``run.json``. Raises ``RunError`` where it is damaged or of another version."""
-    return read_record_of(RunRecord, run.run)
+    record: RunRecord = _read(RunRecord, run.run)
+    return record
 
 
 def read_analysis(run: RunFolder) -> Analysis:
     """``analysis.json``, checked."""
-    return read_record_of(Analysis, run.analysis)
+    analysis: Analysis = _read(Analysis, run.analysis)
+    return analysis
 
 
 def read_candidates(run: RunFolder) -> tuple[Candidate, ...]:
     """``frontier.json``, checked."""
-    return read_record_of(tuple[Candidate, ...], run.frontier)
+    candidates: tuple[Candidate, ...] = _read(tuple[Candidate, ...], run.frontier)
+    return candidates
 
 
-def read_record_of(kind: type[T], path: Path) -> T:
+def _read(kind: Any, path: Path) -> Any:
     """Read a record back.
 
     Raises:

@@ -33,12 +33,13 @@ def analysis_tables(analyzed: Analyzed) -> Sequence[RenderableType]:
     full = analysis.full
     head = Text.assemble(
         (f"{record.model} on {record.data}", "bold"),
-        f": {record.n_train:,} train, {record.n_val:,} val, {record.n_test:,} test images of {len(record.classes)} classes"
-        f" ({record.splits})\n"
+        f": {record.n_train:,} train, {record.n_val:,} val, {record.n_test:,} test images of {len(record.classes)}"
+        f" classes ({record.splits})\n"
         f"full backbone at {full.input_size} px: {full.val} on validation, "
         f"{full.macs / 1e6:,.0f} M MACs, {full.n_params / 1e6:.2f} M parameters",
     )
-    return [head, *_redundancy_tables(analysis), frontier_table(analysis, analyzed.candidates), Text(f"{analyzed.run.path}")]
+    where = Text(f"Written to {analyzed.run.path}")
+    return [head, *_redundancy_tables(analysis), frontier_table(analysis, analyzed.candidates), where]
 
 
 def _redundancy_tables(analysis: Analysis) -> Iterator[Table]:
@@ -46,8 +47,9 @@ def _redundancy_tables(analysis: Analysis) -> Iterator[Table]:
         found = [m for m in analysis.measured if m.reading.input_size == size]
         pools = {m.reading.cut: m for m in found if m.reading.kind == "pool"}
         table = _table(
-            f"Redundancy at {size} px: smallest random subset that keeps {100 * analysis.delta:g} % of a layer's own accuracy",
-            "cut after", "width", "acc. %", "critical", "DR", "pooled", "acc. %", "critical", "DR", "MACs -%", "params -%",
+            f"Redundancy at {size} px: the random subset that keeps {100 * analysis.delta:g} % of a layer's accuracy",
+            "cut after", "width", "acc. %", "critical", "DR",
+            "pooled", "acc. %", "critical", "DR", "MACs -%", "params -%",
         )  # fmt: skip
         for layer in (m for m in found if m.reading.kind == "layer"):
             pool = pools.get(layer.reading.cut)
@@ -91,7 +93,9 @@ def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table
 
 def export_tables(exported: Exported, analysis: Analysis, run: RunFolder) -> Sequence[RenderableType]:
     """What ``export`` wrote and proved."""
-    table = _table("Tested on untouched images, from safe to cheap", "cut", "neurons", "acc. %", "full %", "p", "within budget")
+    table = _table(
+        "Tested on untouched images, from safe to cheap", "cut", "neurons", "acc. %", "full %", "p", "within budget"
+    )
     for candidate, test in exported.tested:
         table.add_row(
             str(analysis.measured[candidate.reading].reading),
@@ -108,8 +112,8 @@ def export_tables(exported: Exported, analysis: Analysis, run: RunFolder) -> Seq
         f" ({full.macs / built.candidate.macs:.1f}x fewer), {built.candidate.n_params / 1e6:.2f} M parameters"
         f" ({full.n_params / built.candidate.n_params:.1f}x fewer), {built.n_bytes / 1e6:.1f} MB\n",
         ("Proof", "bold"),
-        f": sliced = full to {built.slicing_diff:.0e}; ONNX Runtime = PyTorch to {built.parity.max_rel_diff:.0e} of the largest"
-        f" logit at batch {', '.join(map(str, built.parity.batch_sizes))}, top-1 {built.parity.n_top1_agree}"
+        f": sliced = full to {built.slicing_diff:.0e}; ONNX Runtime = PyTorch to {built.parity.max_rel_diff:.0e} of the"
+        f" largest logit at batch {', '.join(map(str, built.parity.batch_sizes))}, top-1 {built.parity.n_top1_agree}"
         f" of {built.parity.n_images}\n",
         ("Certificate", "bold"),
         f" ({exported.certificate.state}): {exported.sentence}\n",

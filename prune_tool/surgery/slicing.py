@@ -56,7 +56,7 @@ class _Rewriter:
         values = [self.read(part, need) for part, need in self.analysis.outputs.values()]
         joined = values[0] if len(values) == 1 else self.graph.call_function(aten.cat.default, (values, -1))
         self.graph.output(joined)
-        return fx.GraphModule(self.root, self.graph).train(self.captured.training)
+        return fx.GraphModule(self.root, self.graph).eval()
 
     def call(self, part: Part) -> fx.Node:
         plan = part.plan
@@ -98,7 +98,8 @@ class _Rewriter:
         for axis, kept in enumerate(part.plan.carries.axes):
             if kept is not None:
                 cut = cut.index_select(axis, torch.from_numpy(kept).to(cut.device))
-        cut = cut.clone(memory_format=torch.contiguous_format)
+        if part.plan.carries.is_everything:  # nothing was selected, so this is still the captured network's memory
+            cut = cut.clone(memory_format=torch.contiguous_format)
         return self.store(name.replace(".", "_"), nn.Parameter(cut) if _trains(tensor) else cut)
 
     def store(self, name: str, tensor: torch.Tensor) -> fx.Node:

@@ -32,7 +32,9 @@ def test_weights_are_gone_from_the_file(exported: Exported, analyzed: Analyzed) 
     run, built = analyzed.run, exported.built
     assert run.model.stat().st_size < run.full.stat().st_size
     assert n_numbers(run.model) < n_numbers(run.full)
-    probe = [shape for shape in initialisers(run.model).values() if sorted(shape) == sorted((3, built.candidate.n_neurons))]
+    probe = [
+        shape for shape in initialisers(run.model).values() if sorted(shape) == sorted((3, built.candidate.n_neurons))
+    ]
     assert probe, "the probe reads exactly the kept neurons"
 
 

@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -156,6 +157,14 @@ def test_a_writer_waits_for_whoever_holds_the_entry(tmp_path, entry):
     assert other.wait(timeout=20) == 0
     other.stdout.close()
     assert entry.missing() == [2]
+
+
+def test_any_thread_of_the_holder_may_write(entry):
+    with entry.locked():
+        worker = threading.Thread(target=fill, args=(entry,), daemon=True)
+        worker.start()
+        worker.join(timeout=20)
+    assert entry.missing() == []
 
 
 def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_nothing_half_written(tmp_path, entry):

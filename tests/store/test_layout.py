@@ -58,10 +58,10 @@ def test_a_root_that_is_a_file_is_named(tmp_path):
 
 
 def test_the_newest_run_is_the_one_started_last(tmp_path):
-    for name, seconds in (("b", 20), ("c", 30), ("a", 10)):
+    for name, seconds in (("c", 20), ("b", 30), ("a", 10)):
         finish(create_run(tmp_path, name), seconds)
     create_run(tmp_path, "unfinished")
-    assert newest_run(tmp_path).name == "c"
+    assert newest_run(tmp_path).name == "b"
 
 
 def test_a_misspelt_run_is_answered_with_the_runs_that_exist_closest_first(tmp_path):

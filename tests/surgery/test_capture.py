@@ -45,9 +45,10 @@ def write_to_a_view_of_nothing_else(x: Tensor) -> Tensor:
 
 
 def write_after_dropout(x: Tensor) -> Tensor:
-    y = F.dropout(x, training=False)
+    half = x[:, :4]
+    y = F.dropout(x, training=False)  # in eval mode this is x itself
     y += 1
-    return x * y
+    return torch.cat([half, y], 1)
 
 
 STEPS = {
@@ -58,7 +59,7 @@ STEPS = {
     "write to a view of nothing else": write_to_a_view_of_nothing_else,
     "write after dropout": write_after_dropout,
     "pieces": lambda x: torch.cat([*x.split(3, 1), *x.chunk(3, 1), *(u[:, None] for u in x.unbind(1))], 1),
-    "spellings": lambda x: x.movedim(1, 3).swapaxes(1, 2).mT.movedim(-1, 1).narrow(1, 2, 5).type_as(x.double()).float(),
+    "spellings": lambda x: x.movedim(1, 3).swapaxes(1, 2).mT.movedim(-1, 1).narrow(1, 1, 4).type_as(x.double()).float(),
 }
 
 

@@ -1,4 +1,6 @@
-"""The property for every family of architectures: ``sliced(x) == full(x)[..., kept]``, at three taps, three subsets each.
+"""The property for every family of architectures, at three taps and three random subsets each.
+
+``sliced(x) == full(x)[..., kept]``.
 
 The default run takes small members of a dozen families. The full list (marker ``slow``) also passes each through ONNX
 Runtime and, with ``PRUNE_TOOL_WRITE_SUPPORT=1``, writes what it found to ``docs/support.md``.
@@ -46,18 +48,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "cait_xxs24_224": {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 3},
 }  # fmt: skip
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    name: {}
-    for name in (
-        "resnet18 resnet50 wide_resnet50_2 resnext50_32x4d vgg16_bn densenet121 mobilenetv2_100 mobilenetv3_large_100 "
-        "mobilenetv4_conv_small efficientnet_b0 tf_efficientnet_lite0 tf_efficientnetv2_b0 regnety_004 convnext_atto "
-        "convnextv2_atto vit_tiny_patch16_224 deit_tiny_patch16_224 vit_small_patch14_dinov2 "
-        "vit_base_patch16_clip_224 swin_tiny_patch4_window7_224 mixer_s32_224 poolformer_s12 ghostnet_100 "
-        "mobileone_s0 repvgg_a0 inception_v3 xception41 dpn68 hrnet_w18_small levit_128s edgenext_xx_small "
-        "mobilevit_xxs fastvit_t8 efficientformer_l1 coatnet_nano_rw_224 maxvit_pico_rw_256 eva02_tiny_patch14_224 "
-        "resnetv2_50 nfnet_l0 cait_xxs24_224 beit_base_patch16_224 tiny_vit_5m_224 repvit_m0_9 starnet_s1"
-    ).split()
-} | {"vit_small_patch14_dinov2": {"img_size": 224}}
+NAMES = """
+resnet18 resnet50 wide_resnet50_2 resnext50_32x4d vgg16_bn densenet121 mobilenetv2_100 mobilenetv3_large_100
+mobilenetv4_conv_small efficientnet_b0 tf_efficientnet_lite0 tf_efficientnetv2_b0 regnety_004 convnext_atto
+convnextv2_atto vit_tiny_patch16_224 deit_tiny_patch16_224 vit_small_patch14_dinov2 vit_base_patch16_clip_224
+swin_tiny_patch4_window7_224 mixer_s32_224 poolformer_s12 ghostnet_100 mobileone_s0 repvgg_a0 inception_v3 xception41
+dpn68 hrnet_w18_small levit_128s edgenext_xx_small mobilevit_xxs fastvit_t8 efficientformer_l1 coatnet_nano_rw_224
+maxvit_pico_rw_256 eva02_tiny_patch14_224 resnetv2_50 nfnet_l0 cait_xxs24_224 beit_base_patch16_224 tiny_vit_5m_224
+repvit_m0_9 starnet_s1
+"""
+FAMILIES: dict[str, dict[str, Any]] = {name: {} for name in NAMES.split()}
+FAMILIES["vit_small_patch14_dinov2"] = {"img_size": 224}
 
 
 @dataclass(frozen=True)
@@ -190,15 +191,15 @@ def _off_in_onnx(it: Specimen, sliced: fx.GraphModule, folder: Path) -> float:
 def _document(rows: dict[str, Support]) -> str:
     head = """# Supported backbones
 
-Written by `PRUNE_TOOL_WRITE_SUPPORT=1 python -m pytest -m slow tests/surgery/test_families.py`. Random weights. For each backbone, at three
-taps and three random subsets of a fifth of the neurons each, the sliced network is compared with the full one at batch 1
-and 3.
+Written by `PRUNE_TOOL_WRITE_SUPPORT=1 python -m pytest -m slow tests/surgery/test_families.py`. Random weights. For
+each backbone, at three taps and three random subsets of a fifth of the neurons each, the sliced network is compared with the
+full one at batch 1 and 3.
 
 - *Taps*: blocks that can be cut after, and the head.
 - *Exact*: the largest difference seen, as a fraction of the output's scale (float32; below 1e-4 is asserted).
 - *ONNX*: the same between the sliced network and its ONNX file in ONNX Runtime.
-- *Saved*: share of the full backbone's multiply-accumulates that a random fifth of the neurons saves at most, at the head
-  and at the tap two thirds of the way (widths rounded up to multiples of 8).
+- *Saved*: share of the full backbone's multiply-accumulates that keeping a random fifth of the neurons saves, at the
+  head and at the tap two thirds of the way (widths rounded up to multiples of 8).
 - *Barriers*: operators without a rule that less than everything was asked of. They cost savings, never exactness.
 
 | Backbone | Captured | Taps | Exact | ONNX | Saved at head | Saved at two thirds | Barriers |

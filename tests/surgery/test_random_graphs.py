@@ -98,6 +98,18 @@ def shuffle(groups: int) -> nn.Module:
     return Apply(lambda x: x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2))
 
 
+def rolled(x: Tensor) -> Tensor:
+    return x.roll((1, 2), (2, 3))
+
+
+def flipped(x: Tensor) -> Tensor:
+    return x.flip(1)
+
+
+def reversed_pieces(x: Tensor) -> Tensor:
+    return torch.stack(x.unbind(1)[::-1], 1)
+
+
 @st.composite
 def layers(draw: st.DrawFn, c: int, depth: int = 0) -> tuple[nn.Module, int]:
     """One step from ``c`` channels, and the channels after it."""
@@ -125,17 +137,17 @@ def layers(draw: st.DrawFn, c: int, depth: int = 0) -> tuple[nn.Module, int]:
     wide = draw(st.sampled_from([4, 6, 8]))
     steps = {
         "conv": lambda: (nn.Conv2d(c, wide, 3, padding=1, bias=draw(st.booleans())), wide),
-        "grouped": lambda: (nn.Conv2d(c, 2 * c, 1, groups=divisor), 2 * c) if c <= 8 else (nn.Conv2d(c, c, 1, groups=divisor), c),
+        "grouped": lambda: (nn.Conv2d(c, c * (1 + (c <= 8)), 1, groups=divisor), c * (1 + (c <= 8))),
         "depthwise": lambda: (nn.Conv2d(c, c, 3, padding=1, groups=c), c),
         "norm": lambda: (norm(c, draw(st.sampled_from([0, divisor]))), c),
-        "act": lambda: (draw(st.sampled_from([nn.ReLU(inplace=True), nn.GELU(), nn.Hardswish(), nn.SiLU(inplace=True)])), c),
+        "act": lambda: (draw(st.sampled_from([nn.ReLU(inplace=True), nn.GELU(), nn.Hardswish(inplace=True)])), c),
         "shuffle": lambda: (shuffle(divisor), c),
         "gate": lambda: (Gate(c), c),
         "attention": lambda: (Attention(c, divisor, draw(st.booleans())), c),
         "mlp": lambda: (Mlp(c), c),
         "pool": lambda: (draw(st.sampled_from([nn.AvgPool2d(3, 1, 1), nn.MaxPool2d(3, 1, 1)])), c),
-        "move": lambda: (draw(st.sampled_from([Apply(lambda x: x.roll((1, 2), (2, 3))), Apply(lambda x: x.flip(1))])), c),
-        "part": lambda: (Apply(lambda x: x[:, 1 : c - 1]), c - 2) if c > 4 else (Apply(lambda x: torch.stack(x.unbind(1)[::-1], 1)), c),
+        "move": lambda: (Apply(draw(st.sampled_from([rolled, flipped, reversed_pieces]))), c),
+        "part": lambda: (Apply(lambda x: x[:, 1 : c - 1]), c - 2) if c > 4 else (Apply(rolled), c),
     }  # fmt: skip
     return steps[kind]()
 

@@ -296,7 +296,7 @@ def test_pixels_normalised_are_timms_own_transform(crop_mode, interpolation, siz
         interpolation=interpolation,
         crop_pct=crop_pct,
         crop_mode=crop_mode,
-        mean=(0.485, 0.456, 0.406),
+        mean=(0.5, 0.4, 0.3),
         std=(0.229, 0.224, 0.225),
     ).at(size)
     timms = create_transform(

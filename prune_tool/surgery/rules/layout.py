@@ -101,7 +101,7 @@ def index_select(site: Site) -> Plan:
 def index(site: Site) -> Plan:
     """Indexed axes are read whole, the others pass through; of the index tensors (aligned right) what is kept.
 
-    Arguments: input, one index tensor or ``None`` per axis. Index tensors with axes between them have no rule, nor masks.
+    Arguments: input, one index tensor or ``None`` per axis. Masks, and tensors with axes between them, have no rule.
     """
     indexed = [i for i, at in enumerate(site.args[1]) if at is not None]
     first, last = indexed[0], indexed[-1] + 1

@@ -32,7 +32,8 @@ POINTWISE = [
     # choice
     aten.where.self, aten.masked_fill.Scalar, aten.masked_fill.Tensor, aten.bitwise_not.default,
     aten.logical_not.default, aten.logical_and.default, aten.logical_or.default,
-    *(getattr(getattr(aten, name), with_) for name in ("eq", "ne", "lt", "le", "gt", "ge") for with_ in ("Tensor", "Scalar")),
+    aten.eq.Tensor, aten.eq.Scalar, aten.ne.Tensor, aten.ne.Scalar, aten.lt.Tensor, aten.lt.Scalar,
+    aten.le.Tensor, aten.le.Scalar, aten.gt.Tensor, aten.gt.Scalar, aten.ge.Tensor, aten.ge.Scalar,
     # the same numbers, elsewhere or otherwise stored
     aten.to.dtype, aten.to.device, aten._to_copy.default,  # noqa: SLF001 - its name
     aten.clone.default, aten.contiguous.default, aten.alias.default, aten.detach.default,
