@@ -138,7 +138,7 @@ def _cpu() -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a markdown table."""
     lines = [
-        "| model | taps, s | capture, s | slice, s | ONNX export, s | weights, MiB | peak memory, MiB (imports alone) |",
+        "| model | taps, s | capture, s | slice, s | ONNX export, s | weights, MiB | peak, MiB (imports alone) |",
         "| --- | --: | --: | --: | --: | --: | --: |",
     ]
     for row in rows:

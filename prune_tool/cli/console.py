@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,7 +14,6 @@ from rich.progress import (
     MofNCompleteColumn,
     SpinnerColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
@@ -28,7 +28,7 @@ PAGE_WIDTH = 118
 
 
 class RichProgress:
-    """Progress bars on stderr; a line per finished stage where stderr is no terminal."""
+    """A bar for the stage under way and a line for each one done, on stderr; lines alone where it is no terminal."""
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
@@ -36,15 +36,17 @@ class RichProgress:
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """See ``pipeline.progress.Progress``."""
+        started = time.perf_counter()
         task = self.bars.add_task(title, total=total)
-        yield lambda steps: self.bars.advance(task, steps)
-        self.bars.update(task, total=total or 1, completed=total or 1)
-        if not self.bars.console.is_terminal:
-            self.bars.console.print(f"{title}: done in {self.bars.tasks[task].elapsed or 0:.1f} s")
+        try:
+            yield lambda steps: self.bars.advance(task, steps)
+        finally:
+            self.bars.remove_task(task)
+        self.note(f"{title}: {time.perf_counter() - started:.1f} s")
 
     def note(self, message: str) -> None:
         """See ``pipeline.progress.Progress``."""
-        self.bars.console.print(message)
+        self.bars.console.print(message, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -53,10 +55,15 @@ def watching(*, quiet: bool) -> Iterator[Progress]:
     if quiet:
         yield Silent()
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
-    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=False) as bars:
-        bars.live.auto_refresh = console.is_terminal
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         yield RichProgress(bars)
 
 

@@ -248,7 +248,7 @@ def _image_shape(session: ort.InferenceSession) -> tuple[int, ...]:
 
 def _environment(provider: str, n_threads: int | None) -> Environment:
     return Environment(
-        cpu=_cpu_model(),
+        cpu=cpu_model(),
         n_cores=os.cpu_count() or 1,
         os=platform.platform(),
         python=platform.python_version(),
@@ -258,7 +258,7 @@ def _environment(provider: str, n_threads: int | None) -> Environment:
     )
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     """The processor's name; Linux alone keeps it in a file, elsewhere Python knows it."""
     listing = Path("/proc/cpuinfo")
     if listing.is_file():

@@ -35,7 +35,12 @@ FATAL_ONLY = 4
 
 
 def open_session(
-    model: Path | bytes, *, provider: str = "cpu", n_threads: int | None = None, optimise: bool = True
+    model: Path | bytes,
+    *,
+    provider: str = "cpu",
+    n_threads: int | None = None,
+    optimise: bool = True,
+    spin: bool = True,
 ) -> ort.InferenceSession:
     """Open an ONNX model on exactly the provider asked for.
 
@@ -44,6 +49,7 @@ def open_session(
         provider: "cpu", "cuda" or "tensorrt".
         n_threads: threads within an operator; None leaves it to ONNX Runtime (one a physical core).
         optimise: False runs the graph as it is written.
+        spin: False lets waiting threads sleep, for work that shares the cores with other threads (decoding images).
 
     Raises:
         ProviderError: the provider is unknown, not installed, or ONNX Runtime fell back to another.
@@ -57,6 +63,8 @@ def open_session(
     options.inter_op_num_threads = 1
     if n_threads is not None:
         options.intra_op_num_threads = n_threads
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
@@ -74,19 +82,20 @@ def _provider_names(provider: str) -> tuple[str, ...]:
     if names is None:
         raise _absent(provider, f"the providers known are {', '.join(PROVIDERS)}")
     if names[0] not in ort.get_available_providers():
-        raise _absent(provider, f"ONNX Runtime {ort.__version__} here offers {', '.join(_available())}")
+        raise _absent(provider, f"ONNX Runtime {ort.__version__} here offers {', '.join(available_providers())}")
     if provider != "cpu":
         ort.preload_dlls()  # finds the CUDA libraries that pip installed beside it
     return names
 
 
-def _available() -> list[str]:
+def available_providers() -> list[str]:
+    """The providers that ``open_session`` can be asked for here, by our names."""
     installed = ort.get_available_providers()
     return [short for short, names in PROVIDERS.items() if names[0] in installed]
 
 
 def _absent(provider: str, found: str) -> ProviderError:
-    remedy = f"Use one of: {', '.join(_available())}"
+    remedy = f"Use one of: {', '.join(available_providers())}"
     if provider in PROVIDERS:
         remedy += f", or install onnxruntime-gpu in place of onnxruntime, with the libraries that {provider} needs"
     return ProviderError(asked=f"provider {provider}", found=found, remedy=remedy)

@@ -56,12 +56,10 @@ def smallest_size(meets: Callable[[int], bool], known: int) -> int:
     return high
 
 
-def safe_to_cheap(eligible: Sequence[Candidate], last: Candidate, most: int) -> list[Candidate]:
-    """At most ``most`` candidates from the most accurate to ``last``, evenly along the front: the order of testing.
+def safe_to_cheap(eligible: Sequence[Candidate], last: Candidate) -> list[Candidate]:
+    """The order of testing: from the most accurate candidate down the front to ``last``, the cheapest.
 
-    The order is fixed by validation images alone, as fixed-sequence testing requires.
+    It is settled on validation images alone, as fixed-sequence testing requires.
     """
     dearer = [c for c in eligible if c.macs > last.macs and c.val.accuracy >= last.val.accuracy]
-    ordered = sorted(dearer, key=lambda c: c.macs, reverse=True)
-    picks = np.unique(np.linspace(0, len(ordered) - 1, min(most - 1, len(ordered))).round().astype(int))
-    return [*(ordered[i] for i in picks), last]
+    return [*sorted(dearer, key=lambda c: c.macs, reverse=True), last]

@@ -13,7 +13,7 @@ from prune_tool.frontier.screen import front, near_front
 from prune_tool.pipeline.measure import measure, random_subset, readings_of
 from prune_tool.pipeline.probing import FitData, fit_data, fit_probe, probe_candidate
 from prune_tool.pipeline.runs import RunRecord, describe_run, write_run
-from prune_tool.pipeline.workspace import Subject, Workspace
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate, Full, MeasuredReading, Reading
 from prune_tool.redundancy.logistic import LogisticProbe
 from prune_tool.store.layout import RunFolder, create_run, free_name
@@ -42,10 +42,9 @@ def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Ana
     Raises:
         PruneToolError: the model, the data or the cache cannot be used; nothing has been written to ``runs``.
     """
-    subjects = workspace.subjects
-    data = fit_data(workspace, subjects)
+    data = workspace.once("fit data", lambda: fit_data(workspace))
     full, _ = measure_full(workspace, data)
-    measured = _measure_all(workspace, subjects, data)
+    measured = _measure_all(workspace, data)
     analysis = Analysis(full=full, delta=defaults.DELTA, measured=measured)
     candidates = probe_front(workspace, data, measured)
     record = describe_run(workspace)
@@ -56,6 +55,10 @@ def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Ana
 
 def measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticProbe]:
     """The yardstick and its probe: penultimate layer, all neurons, the backbone's own input size."""
+    return workspace.once("full", lambda: _measure_full(workspace, data))
+
+
+def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticProbe]:
     subject = workspace.native
     head = Reading(input_size=subject.input_size, kind="layer", taps=(HEAD,), n_per_tap=(subject.taps[-1].width,))
     subset = random_subset(head, subject, head.width, workspace.request.seed)
@@ -74,8 +77,8 @@ def measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPro
     return full, probe
 
 
-def _measure_all(workspace: Workspace, subjects: Sequence[Subject], data: FitData) -> tuple[MeasuredReading, ...]:
-    work = [(subject, reading) for subject in subjects for reading in readings_of(subject)]
+def _measure_all(workspace: Workspace, data: FitData) -> tuple[MeasuredReading, ...]:
+    work = [(subject, reading) for subject in workspace.subjects for reading in readings_of(subject)]
     rows = (data.train, data.val)
     found = []
     with workspace.progress.stage("sweeping random subsets", len(work)) as advance:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.verify import FLOAT32_TOLERANCE, Parity, check_parity
 from prune_tool.errors import VerificationError
-from prune_tool.pipeline.extract import as_images, decode
+from prune_tool.pipeline.extract import images_of
 from prune_tool.pipeline.measure import Subset, kept_outputs, random_subset
 from prune_tool.pipeline.probing import ROUND_TO, FitData, fit_probe
 from prune_tool.pipeline.workspace import Probed, Subject, Workspace
@@ -25,7 +25,7 @@ from prune_tool.store.layout import RunFolder
 from prune_tool.surgery.capture import export_program
 from prune_tool.surgery.slicing import slice_graph
 from prune_tool.surgery.taps import HEAD
-from prune_tool.task.backbone import Preprocessing, pixel_transform
+from prune_tool.task.backbone import Preprocessing
 
 N_PARITY_IMAGES = 14
 """Validation images that parity is checked on: two full rounds of the largest batch size tried."""
@@ -112,10 +112,7 @@ def build_full(workspace: Workspace, folder: RunFolder, probe: LogisticProbe) ->
 def parity_images(workspace: Workspace, subject: Subject) -> NDArray[np.float32]:
     """A few validation images, (n, 3, h, w) in [0, 1]."""
     rows = workspace.splits.val[:N_PARITY_IMAGES]
-    transform = pixel_transform(subject.backbone.preprocessing)
-    return np.concatenate(
-        [as_images([pixels[0] for pixels in batch]) for batch in decode(workspace.source, rows, {0: transform})]
-    )
+    return np.concatenate(list(images_of(workspace.source, rows, subject.backbone.preprocessing)))
 
 
 def describe_preprocessing(preprocessing: Preprocessing) -> dict[str, str]:

@@ -7,7 +7,7 @@ images; only then is the first test image read, and from there on nothing is cho
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from prune_tool.frontier.certificate import Certificate, DropTest, certify, fixe
 from prune_tool.frontier.choice import safe_to_cheap, smallest_size, within_budget
 from prune_tool.pipeline.analyze import measure_full, probe_front
 from prune_tool.pipeline.build import Built, build, build_full
-from prune_tool.pipeline.extract import as_images, decode
-from prune_tool.pipeline.probing import FitData, fit_data, probe_candidate
+from prune_tool.pipeline.extract import images_of
+from prune_tool.pipeline.measure import columns, random_subset
+from prune_tool.pipeline.probing import FitData, features_of, fit_data, fit_probe, probe_candidate
 from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, require_same
 from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
 from prune_tool.records import Analysis, Budget, Candidate
@@ -32,10 +33,6 @@ from prune_tool.store.atomic import write_json
 from prune_tool.store.fingerprint import file_fingerprint
 from prune_tool.store.layout import RunFolder
 from prune_tool.surgery.taps import HEAD
-from prune_tool.task.backbone import pixel_transform
-
-MOST_TESTED = 4
-"""Candidates written and tested on the way from safe to cheap; each costs seconds, and none costs confidence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +42,7 @@ class Exported:
     Attributes:
         sentence: the certificate for people.
         certificate: of the file's own predictions on the test images.
-        tested: every candidate tried, safest first, with the outcome of its test.
+        tested: every candidate tried, safest first, with the outcome of its test on the same images' neurons.
         built: what was shipped: recipe, parity and sizes.
         full_parity: ONNX Runtime against PyTorch for the full backbone.
         model_sha256: of ``model.onnx``.
@@ -87,50 +84,73 @@ def export(
     """
     record, analysis = read_record(run), read_analysis(run)
     require_same(workspace, record, run)
-    data = fit_data(workspace, workspace.subjects)
-    order = _candidates_to_test(workspace, run, analysis, data, budget, _allowed(taps, analysis))
+    allowed = _allowed(taps, analysis)
+    data = workspace.once("fit data", lambda: fit_data(workspace))
+    order = _candidates_to_test(workspace, run, analysis, data, budget, allowed)
     full_parity = build_full(workspace, run, measure_full(workspace, data)[1])
     full_correct = correct_on_test(workspace, workspace.native, run.full, "testing the full backbone")
+    tests = _on_test_images(workspace, analysis, data, order)
+    sequence = fixed_sequence(partial(_test, correct, full_correct, budget, confidence) for correct in tests)
+    shipped = order[sequence.n_passed - 1]  # the last that passed; where none did, -1: the cheapest, uncertified
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".partial-") as scratch:
-        trials = [_Trial(candidate, RunFolder(Path(scratch) / str(i))) for i, candidate in enumerate(order)]
-        metadata = _metadata(record, analysis, budget)
-
-        def test(trial: _Trial) -> DropTest:
-            trial.folder.path.mkdir()
-            trial.built = build(workspace, data, analysis, trial.candidate, trial.folder, metadata)
-            subject = workspace.subject(trial.built.reading.input_size)
-            kept = correct_on_test(workspace, subject, trial.folder.model, f"testing {trial.built.reading}")
-            return test_drop(full_correct, kept, budget, 1 - confidence)
-
-        sequence = fixed_sequence(partial(test, trial) for trial in trials)
-        tested = tuple(zip(order, sequence.tests, strict=False))
-        if sequence.n_passed:
-            certificate, shipped = certify(sequence.tests[sequence.n_passed - 1]), trials[sequence.n_passed - 1]
-        elif len(trials) == 1:
-            certificate, shipped = certify(sequence.tests[0]), trials[0]
-        else:  # nothing is certified: what validation found is written, and says so
-            certificate, shipped = certify(test(trials[-1]), after_failure=True), trials[-1]
-        return _ship(run, shipped, certificate, tested, full_parity)
+        folder = RunFolder(Path(scratch))
+        built = build(workspace, data, analysis, shipped, folder, _metadata(record, analysis, budget))
+        subject = workspace.subject(built.reading.input_size)
+        kept_correct = correct_on_test(workspace, subject, folder.model, "testing the file")
+        outcome = test_drop(full_correct, kept_correct, budget, 1 - confidence)
+        certificate = certify(outcome, after_failure=sequence.n_passed == 0)
+        _move(folder, run)
+    exported = Exported(
+        sentence=certificate.sentence(),
+        certificate=certificate,
+        tested=tuple(zip(order, sequence.tests, strict=False)),
+        built=built,
+        full_parity=full_parity,
+        model_sha256=file_fingerprint(run.model),
+    )
+    write_json(run.certificate, exported)
+    return exported
 
 
-@dataclass(slots=True)
-class _Trial:
-    candidate: Candidate
-    folder: RunFolder
-    built: Built | None = None
+def _on_test_images(
+    workspace: Workspace, analysis: Analysis, data: FitData, order: Sequence[Candidate]
+) -> Iterator[Callable[[], NDArray[np.bool_]]]:
+    """For each candidate, a function that says which test images it classifies correctly.
+
+    One pass over the test images serves all of them: the candidates' neurons are columns of the same taps. The file
+    that ships is run on the images by itself afterwards.
+    """
+    sizes = {analysis.measured[candidate.reading].reading.input_size for candidate in order}
+    subjects = [subject for subject in workspace.subjects if subject.input_size in sizes]
+    features = features_of(workspace, subjects, workspace.splits.test)
+    labels = workspace.source.labels[workspace.splits.test]
+
+    def correct(candidate: Candidate) -> NDArray[np.bool_]:
+        reading = analysis.measured[candidate.reading].reading
+        subject = workspace.subject(reading.input_size)
+        subset = random_subset(reading, subject, candidate.n_neurons, workspace.request.seed)
+        probe = fit_probe(data, reading.input_size, subset, len(workspace.source.classes), (candidate.strength,))
+        return np.asarray(probe.predict(columns(partial(features, reading.input_size), subset)) == labels)
+
+    return (partial(correct, candidate) for candidate in order)
+
+
+def _test(
+    correct: Callable[[], NDArray[np.bool_]], full_correct: NDArray[np.bool_], budget: Budget, confidence: float
+) -> DropTest:
+    return test_drop(full_correct, correct(), budget, 1 - confidence)
 
 
 def correct_on_test(workspace: Workspace, subject: Subject, model: Path, title: str) -> NDArray[np.bool_]:
     """Whether a written file classifies each test image correctly, (n,), run through ONNX Runtime by itself."""
-    session = open_session(model, n_threads=n_threads())
+    session = open_session(model, n_threads=n_threads(), spin=False)
     rows = workspace.splits.test
-    transform = pixel_transform(subject.backbone.preprocessing)
     with workspace.progress.stage(title, len(rows)) as advance:
 
         def batches() -> Iterator[NDArray[np.float32]]:
-            for batch in decode(workspace.source, rows, {0: transform}):
-                yield as_images([pixels[0] for pixels in batch])
-                advance(len(batch))
+            for images in images_of(workspace.source, rows, subject.backbone.preprocessing):
+                yield images
+                advance(len(images))
 
         predicted = predict(session, batches()).argmax(axis=1)
     return np.asarray(predicted == workspace.source.labels[rows])
@@ -162,35 +182,15 @@ def _candidates_to_test(
 
     with workspace.progress.stage("finding the smallest subset"):
         last = found[smallest_size(meets, eligible[0].n_neurons)]
-    return safe_to_cheap(eligible, last, MOST_TESTED)
+    return safe_to_cheap(eligible, last)
 
 
-def _ship(
-    run: RunFolder,
-    trial: _Trial,
-    certificate: Certificate,
-    tested: tuple[tuple[Candidate, DropTest], ...],
-    full_parity: Parity,
-) -> Exported:
-    """Move the chosen files into the run folder; the certificate comes last."""
-    assert trial.built is not None
-    run.certificate.unlink(missing_ok=True)  # it must never speak of another file
-    for source, target in (
-        (trial.folder.model, run.model),
-        (trial.folder.program, run.program),
-        (trial.folder.labels, run.labels),
-    ):
-        source.replace(target)
-    exported = Exported(
-        sentence=certificate.sentence(),
-        certificate=certificate,
-        tested=tested,
-        built=trial.built,
-        full_parity=full_parity,
-        model_sha256=file_fingerprint(run.model),
-    )
-    write_json(run.certificate, exported)
-    return exported
+def _move(source: RunFolder, run: RunFolder) -> None:
+    """Move the shipped files into the run folder, where no certificate may speak of others meanwhile."""
+    run.certificate.unlink(missing_ok=True)
+    source.model.replace(run.model)
+    source.program.replace(run.program)
+    source.labels.replace(run.labels)
 
 
 def _allowed(taps: str | None, analysis: Analysis) -> frozenset[str] | None:

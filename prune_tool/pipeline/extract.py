@@ -6,14 +6,15 @@ interrupted one loses at most the shard in hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from prune_tool import defaults
 from prune_tool.deploy.onnx_file import write_onnx
@@ -22,11 +23,13 @@ from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
 from prune_tool.store.features import FeatureEntry
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.surgery.capture import export_program
-from prune_tool.task.backbone import pixel_transform
+from prune_tool.task.backbone import Preprocessing, pixel_transform
 from prune_tool.task.images import ImageSource
 
-Pixels = NDArray[np.uint8]
-"""(h, w, 3), resized and cropped."""
+Images = NDArray[np.float32]
+"""(b, 3, h, w) in [0, 1], resized and cropped: what every network here takes."""
+Transform = Callable[[Image], NDArray[np.uint8]]
+"""From an image to (h, w, 3) pixels, resized and cropped."""
 Neurons = dict[str, NDArray[np.float32]]
 """Per tap, (n, width)."""
 
@@ -34,13 +37,8 @@ Neurons = dict[str, NDArray[np.float32]]
 class Runner(Protocol):
     """Runs a backbone with all its taps."""
 
-    def __call__(self, images: NDArray[np.float32]) -> Neurons:
-        """Images (b, 3, h, w) in [0, 1] -> neurons."""
-
-
-def as_images(pixels: Sequence[Pixels]) -> NDArray[np.float32]:
-    """Stack decoded images into (b, 3, h, w) float32 in [0, 1], what every network here takes."""
-    return np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
+    def __call__(self, images: Images) -> Neurons:
+        """See the class."""
 
 
 def extract(workspace: Workspace, subjects: Sequence[Subject], indices: NDArray[np.int64]) -> list[FeatureEntry]:
@@ -85,29 +83,44 @@ def _run(
     transforms = {i: pixel_transform(subject.backbone.preprocessing) for i, (subject, _) in work.items()}
     for batch in decode(source, rows, transforms):
         for i, (_, runner) in work.items():
-            parts[i].append(runner(as_images([pixels[i] for pixels in batch])))
-        advance(len(batch))
+            parts[i].append(runner(batch[i]))
+        advance(len(next(iter(batch.values()))))
     return {i: {tap: np.concatenate([p[tap] for p in found]) for tap in found[0]} for i, found in parts.items()}
 
 
 def decode(
-    source: ImageSource, rows: NDArray[np.int64], transforms: dict[int, Callable[..., Pixels]]
-) -> Iterator[list[dict[int, Pixels]]]:
-    """Batches of decoded images, each transformed for every input size; the next batch decodes while one runs."""
+    source: ImageSource, rows: NDArray[np.int64], transforms: Mapping[int, Transform]
+) -> Iterator[dict[int, Images]]:
+    """Batches of images, each decoded once and transformed for every key; the next batch decodes while one is used."""
 
-    def load(row: int) -> dict[int, Pixels]:
+    def load(row: int) -> dict[int, Images]:
         image = source.read(row)
-        return {i: transform(image) for i, transform in transforms.items()}
+        return {i: _planes(transform(image)) for i, transform in transforms.items()}
+
+    def stacked(batch: list[Future[dict[int, Images]]]) -> dict[int, Images]:
+        images = [future.result() for future in batch]
+        return {i: np.stack([image[i] for image in images]) for i in transforms}
 
     with ThreadPoolExecutor(n_threads()) as pool:
-        waiting = None
+        waiting: list[Future[dict[int, Images]]] = []
         for start in range(0, len(rows), defaults.BATCH_SIZE):
             started = [pool.submit(load, int(row)) for row in rows[start : start + defaults.BATCH_SIZE]]
-            if waiting is not None:
-                yield [future.result() for future in waiting]
+            if waiting:
+                yield stacked(waiting)
             waiting = started
-        if waiting is not None:
-            yield [future.result() for future in waiting]
+        if waiting:
+            yield stacked(waiting)
+
+
+def _planes(pixels: NDArray[np.uint8]) -> Images:
+    """(h, w, 3) of 0 to 255 -> (3, h, w) float32 in [0, 1]."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+
+
+def images_of(source: ImageSource, rows: NDArray[np.int64], preprocessing: Preprocessing) -> Iterator[Images]:
+    """Batches of the images at ``rows``, for one network."""
+    for batch in decode(source, rows, {0: pixel_transform(preprocessing)}):
+        yield batch[0]
 
 
 def open_runner(workspace: Workspace, subject: Subject) -> Runner:
@@ -122,9 +135,9 @@ def _onnx_runner(workspace: Workspace, subject: Subject) -> Runner:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_onnx(export_program(subject.captured, subject.example), path, metadata={}, output_names=tuple(names))
-    session = open_session(path, provider="cpu", n_threads=n_threads())
+    session = open_session(path, n_threads=n_threads(), spin=False)
 
-    def run(images: NDArray[np.float32]) -> Neurons:
+    def run(images: Images) -> Neurons:
         return dict(zip(names, session.run(names, {"images": images}), strict=True))
 
     return run
@@ -134,7 +147,7 @@ def _torch_runner(subject: Subject) -> Runner:
     names = [tap.name for tap in subject.taps]
     module = subject.captured.to("cuda").to(memory_format=torch.channels_last)
 
-    def run(images: NDArray[np.float32]) -> Neurons:
+    def run(images: Images) -> Neurons:
         batch = torch.from_numpy(images).to("cuda", memory_format=torch.channels_last, non_blocking=True)
         with torch.inference_mode():
             return {name: neurons.float().cpu().numpy() for name, neurons in zip(names, module(batch), strict=True)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,47 +21,52 @@ ROUND_TO = 8
 """Kept widths are rounded up to a multiple of this: vector units and tensor cores work in eights."""
 
 
+Features = Callable[[int, str], NDArray[np.float32]]
+"""Input size, tap -> (n, width) neurons of some fixed images."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitData:
     """Neurons and labels of the images that choose: training and validation, never test.
 
     Attributes:
-        features: input size, tap -> (n, width) float32.
+        features: of the n training and validation images.
         labels: (n,) int64.
         train, val: row numbers.
     """
 
-    features: Callable[[int, str], NDArray[np.float32]]
+    features: Features
     labels: Indices
     train: Indices
     val: Indices
 
     def at(self, input_size: int) -> Callable[[str], NDArray[np.float32]]:
         """Features of one input size, by tap."""
-        return lambda tap: self.features(input_size, tap)
+        return partial(self.features, input_size)
 
 
-def fit_data(workspace: Workspace, subjects: Sequence[Subject]) -> FitData:
-    """Extract (or find in the cache) what the choice is made on."""
+def fit_data(workspace: Workspace) -> FitData:
+    """Extract (or find in the cache) what the choice is made on, at every input size."""
     splits = workspace.splits
     indices = np.union1d(splits.train, splits.val)
-    entries = extract(workspace, subjects, indices)
-    by_size = {subject.input_size: entry for subject, entry in zip(subjects, entries, strict=True)}
-    loaded: dict[tuple[int, str], NDArray[np.float32]] = {}
-
-    def features(input_size: int, tap: str) -> NDArray[np.float32]:
-        if (input_size, tap) not in loaded:
-            names = [t.name for t in workspace.subject(input_size).taps]
-            found = by_size[input_size].read(names)
-            loaded.update({(input_size, name): array for name, array in found.items()})
-        return loaded[input_size, tap]
-
     return FitData(
-        features=features,
+        features=features_of(workspace, workspace.subjects, indices),
         labels=workspace.source.labels[indices],
         train=np.searchsorted(indices, splits.train),
         val=np.searchsorted(indices, splits.val),
     )
+
+
+def features_of(workspace: Workspace, subjects: Sequence[Subject], indices: Indices) -> Features:
+    """Extract (or find in the cache) the images at ``indices``; an input size is read when it is first asked for."""
+    entries = extract(workspace, subjects, indices)
+    entry = {subject.input_size: entry for subject, entry in zip(subjects, entries, strict=True)}
+
+    @cache
+    def at(input_size: int) -> dict[str, NDArray[np.float32]]:
+        return entry[input_size].read([tap.name for tap in workspace.subject(input_size).taps])
+
+    return lambda input_size, tap: at(input_size)[tap]
 
 
 def fit_probe(

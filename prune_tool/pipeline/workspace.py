@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,6 +28,8 @@ from prune_tool.task.backbone import Backbone, Pooling, load_backbone
 from prune_tool.task.images import ImageSource, open_images
 from prune_tool.task.scan import find_bad, require_readable
 from prune_tool.task.splits import Splits, split_images
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +91,14 @@ class Workspace:
     def __init__(self, request: Request, progress: Progress | None = None) -> None:
         self.request = request
         self.progress: Progress = progress or Silent()
+        self._made: dict[str, Any] = {}
+
+    def once(self, what: str, make: Callable[[], T]) -> T:
+        """``make()``, or what it made when ``what`` was first asked for."""
+        if what not in self._made:
+            self._made[what] = make()
+        made: T = self._made[what]
+        return made
 
     @cached_property
     def cache(self) -> FeatureCache:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from prune_tool.redundancy.checks import Features, Float64, Int64, check_labels
 from prune_tool.redundancy.moments import Moments
 
 _N_PILOTS = 2  # draws that try every strength
+_N_STRENGTHS = 2  # strengths that the sizes of one layer choose between: a third brings less than the draws differ by
 _SOLVE_IMAGES = 8192  # validation images solved at once; they bound the memory of V to 64 KiB a neuron
 _SCORES_AT_ONCE = 2**15  # PyTorch's grain on CPU: below it no thread waits for another, and scores stay in cache
 _SCORES_AT_ONCE_GPU = 2**24  # enough work to hide a kernel's launch
@@ -98,17 +100,17 @@ def sweep_draws(
 ) -> Curve:
     """The curve over ``permutations (r, d)``, with the strength chosen for each size.
 
-    The first two draws try every strength of ``ridge_grid``; each size takes the one with most correct predictions over
-    both, ties to the stronger. The other draws factor only the strengths that some size chose, up to the largest such
-    size. The other arguments, the errors and the rule for ties are those of ``sweep``. The same input gives the same
-    curve, bit for bit, on one machine with one number of threads.
+    The first two draws try every strength of ``ridge_grid``. The pair of strengths that together serves the sizes best
+    is kept, and each size takes the one with most correct predictions over both draws, ties to the stronger. The other
+    draws factor only these, up to the largest size that chose them. The other arguments, the errors and the rule for
+    ties are those of ``sweep``. The same input gives the same curve, bit for bit, on one machine with one number of threads.
     """
     problem = _prepare(moments, val, val_labels, device)
     strengths = sorted(set(ridge_grid), reverse=True)
     pilots = np.array(
         [[_n_correct(problem, draw, sizes, strength) for draw in permutations[:_N_PILOTS]] for strength in strengths]
     )  # (strength, pilot, size)
-    choice = pilots.sum(axis=1).argmax(axis=0)
+    choice = _choice(pilots.sum(axis=1))
     n_correct = np.empty((len(permutations), len(sizes)), np.int64)
     for chosen in np.unique(choice):
         at = choice == chosen
@@ -122,6 +124,14 @@ def sweep_draws(
         n_val=len(val_labels),
         ridge=np.array(strengths)[choice],
     )
+
+
+def _choice(n_correct: Int64) -> Int64:
+    """For each size, the strength to use, from ``n_correct (strength, size)``; at most ``_N_STRENGTHS`` differ."""
+    groups = list(combinations(range(len(n_correct)), min(_N_STRENGTHS, len(n_correct))))
+    kept = np.array(max(groups, key=lambda group: int(n_correct[list(group)].max(axis=0).sum())))
+    choice: Int64 = kept[n_correct[kept].argmax(axis=0)]
+    return choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -39,24 +39,25 @@ def analysis_tables(analyzed: Analyzed) -> Sequence[RenderableType]:
         f"{full.macs / 1e6:,.0f} M MACs, {full.n_params / 1e6:.2f} M parameters",
     )
     where = Text(f"Written to {analyzed.run.path}")
-    return [head, *_redundancy_tables(analysis), frontier_table(analysis, analyzed.candidates), where]
+    return [head, _redundancy_table(analysis), frontier_table(analysis, analyzed.candidates), where]
 
 
-def _redundancy_tables(analysis: Analysis) -> Iterator[Table]:
-    for size in sorted({m.reading.input_size for m in analysis.measured}, reverse=True):
-        found = [m for m in analysis.measured if m.reading.input_size == size]
-        pools = {m.reading.cut: m for m in found if m.reading.kind == "pool"}
-        table = _table(
-            f"Redundancy at {size} px: the random subset that keeps {100 * analysis.delta:g} % of a layer's accuracy",
-            "cut after", "width", "acc. %", "critical", "DR",
-            "pooled", "acc. %", "critical", "DR", "MACs -%", "params -%",
-        )  # fmt: skip
-        for layer in (m for m in found if m.reading.kind == "layer"):
-            pool = pools.get(layer.reading.cut)
-            saved = (1 - layer.macs / analysis.full.macs, 1 - layer.n_params / analysis.full.n_params)
-            pooled = ("", "", "", "") if pool is None else _redundancy_cells(pool)
-            table.add_row(layer.reading.cut, *_redundancy_cells(layer), *pooled, *map(percent, saved))
-        yield table
+def _redundancy_table(analysis: Analysis) -> Table:
+    """Layers and pools at the backbone's own input size; the others are in ``analysis.json``."""
+    full = analysis.full
+    found = [m for m in analysis.measured if m.reading.input_size == full.input_size]
+    pools = {m.reading.cut: m for m in found if m.reading.kind == "pool"}
+    table = _table(
+        f"Redundancy at {full.input_size} px: random subsets keeping {100 * analysis.delta:g} % of a layer's accuracy",
+        "cut after", "width", "acc. %", "critical", "DR",
+        "pooled", "acc. %", "critical", "DR", "MACs -%", "params -%",
+    )  # fmt: skip
+    for layer in (m for m in found if m.reading.kind == "layer"):
+        pool = pools.get(layer.reading.cut)
+        saved = (1 - layer.macs / full.macs, 1 - layer.n_params / full.n_params)
+        pooled = ("", "", "", "") if pool is None else _redundancy_cells(pool)
+        table.add_row(layer.reading.cut, *_redundancy_cells(layer), *pooled, *map(percent, saved))
+    return table
 
 
 def _redundancy_cells(measured: MeasuredReading) -> tuple[str, str, str, str]:

@@ -16,6 +16,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -72,6 +73,9 @@ def analyse(graph: fx.Graph, kept: Mapping[int, Indices | None], *, round_to: in
         kept: output number -> ascending indices kept on its last axis (``None``: all). Absent outputs are dropped.
         round_to: widths that weights produce are rounded up to a multiple of this where that reads unused rows;
             the surplus never reaches the output.
+
+    Raises:
+        ValueError: kept indices are not ascending, out of range or none at all.
     """
     walk = _Walk(round_to)
     values = outputs_of(graph)
@@ -88,8 +92,10 @@ def analyse(graph: fx.Graph, kept: Mapping[int, Indices | None], *, round_to: in
 
 
 def _of_last_axis(value: fx.Node, kept: Indices | None) -> Demand:
-    shape = shape_of(value)
-    return Demand.everything(len(shape)).replace(-1, tidy(kept, shape[-1]))
+    width = shape_of(value)[-1]
+    if kept is not None and not (len(kept) and kept[0] >= 0 and kept[-1] < width and np.all(np.diff(kept) > 0)):
+        raise ValueError(f"kept neurons must be ascending indices below {width}, at least one; got {kept}")
+    return Demand.everything(len(shape_of(value))).replace(-1, tidy(kept, width))
 
 
 class _Walk:

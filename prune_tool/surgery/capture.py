@@ -37,7 +37,7 @@ def capture(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
         buffers are its own ``get_attr`` nodes.
     """
     program = export_program(module, example)
-    if writes_that_leak(program.graph):
+    if writes_that_leak(program.graph) or _has_regions(program.graph):
         program = program.run_decompositions({})
     graph_module = program.module(check_guards=False)
     for step in PASSES:
@@ -45,6 +45,11 @@ def capture(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module
+
+
+def _has_regions(graph: fx.Graph) -> bool:
+    """Whether parts of the network run as graphs of their own (under autocast, say); decomposing inlines them."""
+    return any(node.op == "get_attr" for node in graph.nodes)
 
 
 def image_input(graph: fx.Graph) -> fx.Node:

@@ -16,7 +16,7 @@ from torch import fx, nn, ops
 
 from prune_tool.surgery.analysis import analyse
 from prune_tool.surgery.demand import Demand, Indices
-from prune_tool.surgery.site import Slot, shape_of
+from prune_tool.surgery.site import shape_of
 
 aten = ops.aten
 
@@ -49,7 +49,7 @@ def cost_of(captured: fx.GraphModule, kept: Mapping[int, Indices | None] | None 
         return _as_it_is(captured.graph, parameters)
     parts = analyse(captured.graph, kept, round_to=round_to).parts
     return Cost(
-        macs=sum(_macs(part.node, part.plan.carries, part.plan.needs) for part in parts),
+        macs=sum(_macs(part.node, part.plan.carries) for part in parts),
         n_params=sum(
             part.plan.carries.volume(shape_of(part.node, batch=1))
             for part in parts
@@ -62,49 +62,41 @@ def _as_it_is(graph: fx.Graph, parameters: Mapping[str, nn.Parameter]) -> Cost:
     calls = [node for node in graph.nodes if node.op == "call_function"]
     held = {str(node.target) for node in graph.nodes if node.op == "get_attr"} & parameters.keys()
     return Cost(
-        macs=sum(_macs(node, Demand.everything(len(shape_of(node))), {}) for node in calls),
+        macs=sum(_macs(node, Demand.everything(len(shape_of(node)))) for node in calls),
         n_params=sum(parameters[name].numel() for name in held),
     )
 
 
-def _macs(node: fx.Node, carries: Demand, needs: Mapping[Slot, Demand]) -> int:
-    """Multiply-accumulates of one call that computes ``carries`` from ``needs`` (not named: all of that input)."""
+def _macs(node: fx.Node, carries: Demand) -> int:
+    """Multiply-accumulates of one call that computes ``carries``: what it contracts over is always read whole."""
     counter = _COUNTERS.get(node.target) if node.op == "call_function" else None
-    if counter is None:
-        return 0
-
-    def sizes(slot: int) -> Shape:
-        source = node.args[slot]
-        if not isinstance(source, fx.Node):
-            raise TypeError(f"argument {slot} of {node.target} is no tensor")
-        shape = shape_of(source, batch=1)
-        return needs[slot,].sizes(shape) if (slot,) in needs else shape
-
-    return counter(carries.sizes(shape_of(node, batch=1)), sizes)
+    return 0 if counter is None else counter(carries.sizes(shape_of(node, batch=1)), node)
 
 
-Shape = tuple[int, ...]
-Sizes = Callable[[int], Shape]
-"""Shape of the part that is read of the tensor in an argument."""
+def _input_shape(node: fx.Node, slot: int) -> tuple[int, ...]:
+    source = node.args[slot]
+    if not isinstance(source, fx.Node):
+        raise TypeError(f"argument {slot} of {node.target} is no tensor")
+    return shape_of(source, batch=1)
 
 
-def _weighted(out: Shape, input_sizes: Sizes) -> int:
+def _weighted(out: tuple[int, ...], node: fx.Node) -> int:
     """Convolution or linear: each output element sums over one row of the weight (argument 1)."""
-    return math.prod(out) * math.prod(input_sizes(1)[1:])
+    return math.prod(out) * math.prod(_input_shape(node, 1)[1:])
 
 
-def _product(out: Shape, input_sizes: Sizes) -> int:
-    return math.prod(out) * input_sizes(0)[-1]
+def _product(out: tuple[int, ...], node: fx.Node) -> int:
+    return math.prod(out) * _input_shape(node, 0)[-1]
 
 
-def _attention(out: Shape, input_sizes: Sizes) -> int:
+def _attention(out: tuple[int, ...], node: fx.Node) -> int:
     """Scores (l x s x d) and their product with the values (l x s x d_v), for every head."""
     *heads, n_queries, d_value = out
-    *_, n_keys, d_key = input_sizes(1)
+    *_, n_keys, d_key = _input_shape(node, 1)
     return math.prod(heads) * n_queries * n_keys * (d_key + d_value)
 
 
-_COUNTERS: dict[object, Callable[[Shape, Sizes], int]] = {
+_COUNTERS: dict[object, Callable[[tuple[int, ...], fx.Node], int]] = {
     aten.conv1d.default: _weighted,
     aten.conv1d.padding: _weighted,
     aten.conv2d.default: _weighted,

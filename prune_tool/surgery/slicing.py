@@ -32,7 +32,10 @@ def slice_graph(captured: fx.GraphModule, kept: Mapping[int, Indices | None], *,
 
     Returns:
         A module that returns one tensor: the kept parts, in output order, concatenated on the last axis. Weights are
-        parameters that can be trained further; running statistics are buffers.
+        parameters that can be trained further; running statistics are buffers, and frozen.
+
+    Raises:
+        ValueError: kept indices are not ascending, out of range or none at all.
     """
     return _Rewriter(captured, analyse(captured.graph, kept, round_to=round_to)).run()
 

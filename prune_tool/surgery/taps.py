@@ -70,7 +70,7 @@ class TappedBackbone(nn.Module):
 
 
 def _collector(found: dict[str, Tensor], tap: str, pool: Pool) -> Callable[[nn.Module, object, object], None]:
-    """A hook that pools at once: what a block returns may be overwritten in place by the next one."""
+    """A hook that notes the neurons of ``tap`` in ``found``."""
 
     def hook(_module: nn.Module, _inputs: object, output: object) -> None:
         found[tap] = _neurons(output, pool)
@@ -79,19 +79,27 @@ def _collector(found: dict[str, Tensor], tap: str, pool: Pool) -> Callable[[nn.M
 
 
 def _neurons(output: object, pool: Pool) -> Tensor:
-    """Pooled neurons (b, width) of what a block returned; the parts of a tuple stand side by side."""
+    """Pooled neurons (b, width) of what a block returned; several tensors stand side by side.
+
+    They are copied: what a block returns may be overwritten in place by the next one, and pooling may be a view.
+    """
+    pooled = [pool(tensor) if tensor.ndim > 2 else tensor for tensor in _tensors(output)]
+    return pooled[0].clone() if len(pooled) == 1 else torch.cat(pooled, dim=1)
+
+
+def _tensors(output: object) -> list[Tensor]:
+    """The tensors among what a block returned; sizes and flags that travel with them are no neurons."""
     if isinstance(output, Tensor):
-        return pool(output) if output.ndim > 2 else output.clone()
-    if not isinstance(output, Sequence):
-        raise TypeError(f"a {type(output).__name__} has no neurons")
-    return torch.cat([_neurons(part, pool) for part in output], dim=1)
+        return [output]
+    return [tensor for part in output for tensor in _tensors(part)] if isinstance(output, list | tuple) else []
 
 
 def _can_be_tapped(output: object, n_images: int) -> bool:
-    """Whether a block's output is a tensor, or a sequence of tensors, with the batch first."""
-    if isinstance(output, Tensor):
-        return output.ndim in (2, 3, 4) and output.shape[0] == n_images and output.is_floating_point()
-    return isinstance(output, list | tuple) and bool(output) and all(_can_be_tapped(o, n_images) for o in output)
+    """Whether a block returned tensors (b, ...) of numbers, of two to four axes each."""
+    tensors = _tensors(output)
+    return bool(tensors) and all(
+        tensor.ndim in (2, 3, 4) and tensor.shape[0] == n_images and tensor.is_floating_point() for tensor in tensors
+    )
 
 
 def find_taps(backbone: nn.Module, pool: Pool, example: Tensor, only: Sequence[str] | None = None) -> tuple[Tap, ...]:

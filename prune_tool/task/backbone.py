@@ -24,7 +24,7 @@ from prune_tool.task.checkpoint import compare, read_checkpoint, rename_in_order
 from prune_tool.task.demo import demo_weights
 from prune_tool.task.preprocessing import Preprocessing
 
-__all__ = ["Backbone", "Pooling", "Preprocessing", "load_backbone", "module_fingerprint", "pixel_transform"]
+__all__ = ["Backbone", "Pooling", "Preprocessing", "load_backbone", "load_structure", "module_fingerprint", "pixel_transform"]
 
 DEFAULT = "tf_efficientnet_lite0"
 """Architecture of the embedded default."""
@@ -89,7 +89,26 @@ def load_backbone(
     Raises:
         ModelError: the model or its weights do not exist, do not fit together, or do not work at that size.
     """
-    recipe = _recipe(model, checkpoint)
+    return _at_size(_recipe(model, checkpoint), input_size)
+
+
+def load_structure(model: str | None, *, input_size: int | None = None) -> Backbone:
+    """The network that ``load_backbone`` gives, with random numbers for weights: nothing of them is read or downloaded.
+
+    Only ``hf-hub:`` needs the network, for its ``config.json``. What a fresh network holds as a constant (a
+    normalisation's scale and shift) is made uneven, so that no two layers agree by accident.
+
+    Args:
+        model: as for ``load_backbone``.
+        input_size: as for ``load_backbone``.
+
+    Raises:
+        ModelError: the model does not exist or does not work at that size.
+    """
+    return _at_size(_recipe(model, None, pretrained=False), input_size)
+
+
+def _at_size(recipe: _Recipe, input_size: int | None) -> Backbone:
     if input_size in {None, recipe.input_size}:
         return _build(recipe, recipe.input_size)
     try:
@@ -144,7 +163,8 @@ class _Recipe:
         architecture: timm's name, with a tag if it was given one.
         config: what the model's files say of its preprocessing; None for what timm knows.
         args: of the architecture.
-        weights: by name, classifier included; None to let timm download them.
+        weights: by name, classifier included; None to let timm make them.
+        pretrained: whether timm, where it makes them, downloads trained ones or draws random ones.
         input_size: the model's own, in pixels.
         is_fixed_size: it must be built for its input size.
     """
@@ -154,33 +174,40 @@ class _Recipe:
     config: dict[str, Any] | None
     args: dict[str, Any]
     weights: dict[str, Tensor] | None
+    pretrained: bool
     input_size: int
     is_fixed_size: bool
 
 
-def _recipe(model: str | None, checkpoint: str | Path | None) -> _Recipe:
+def _recipe(model: str | None, checkpoint: str | Path | None, *, pretrained: bool = True) -> _Recipe:
     if model is None:
-        if checkpoint:
-            raise ModelError(
-                asked=f"use --checkpoint {checkpoint}",
-                found="no architecture to put it into",
-                remedy="Give MODEL too, such as resnet50",
-            )
-        stock = _skeleton(DEFAULT, {}, n_classes=1000)
-        return _plan("the embedded default", DEFAULT, weights=rename_in_order(read_checkpoint(demo_weights()), stock))
+        return _default_recipe(checkpoint, pretrained=pretrained)
     source = f"{model} --checkpoint {checkpoint}" if checkpoint else model
     weights = read_checkpoint(Path(checkpoint).expanduser()) if checkpoint else None
     scheme, _, place = model.partition(":")
     if scheme == "local-dir":
         folder = Path(place).expanduser()
         config, architecture, args = _local_config(folder, source)
-        weights = weights or read_checkpoint(_weight_file(folder, source))
+        weights = weights or (read_checkpoint(_weight_file(folder, source)) if pretrained else None)
     elif scheme == "hf-hub":
-        config, architecture, args, downloaded = _from_hub(place, source, with_weights=weights is None)
+        config, architecture, args, downloaded = _from_hub(place, source, with_weights=pretrained and weights is None)
         weights = weights or downloaded
     else:
-        return _plan(source, model, weights=weights)
-    return _plan(source, architecture, config=config, args=args, weights=weights)
+        return _plan(source, model, weights=weights, pretrained=pretrained)
+    return _plan(source, architecture, config=config, args=args, weights=weights, pretrained=pretrained)
+
+
+def _default_recipe(checkpoint: str | Path | None, *, pretrained: bool) -> _Recipe:
+    if checkpoint:
+        raise ModelError(
+            asked=f"use --checkpoint {checkpoint}",
+            found="no architecture to put it into",
+            remedy="Give MODEL too, such as resnet50",
+        )
+    weights = None
+    if pretrained:
+        weights = rename_in_order(read_checkpoint(demo_weights()), _skeleton(DEFAULT, {}, n_classes=1000))
+    return _plan("the embedded default", DEFAULT, weights=weights, pretrained=pretrained)
 
 
 def _plan(
@@ -190,10 +217,11 @@ def _plan(
     config: dict[str, Any] | None = None,
     args: dict[str, Any] | None = None,
     weights: dict[str, Tensor] | None,
+    pretrained: bool,
 ) -> _Recipe:
     """Complete a recipe with what timm knows of the architecture."""
     entry = _registered(architecture, source)
-    if weights is None and not entry.has_weights:
+    if pretrained and weights is None and not entry.has_weights:
         raise ModelError(
             asked=f"load {source}",
             found="no pretrained weights of it exist",
@@ -218,6 +246,7 @@ def _plan(
         config=config,
         args=args,
         weights=weights,
+        pretrained=pretrained,
         input_size=height,
         is_fixed_size=said["fixed_input_size"],
     )
@@ -269,7 +298,10 @@ def _from_hub(
 def _build(recipe: _Recipe, size: int) -> Backbone:
     resized = recipe.is_fixed_size and size != recipe.input_size
     args = recipe.args | ({"img_size": size} if resized else {})
-    module = _download(recipe, args) if recipe.weights is None else _fill(recipe, recipe.weights, args)
+    if recipe.weights is not None:
+        module = _fill(recipe, recipe.weights, args)
+    else:
+        module = _download(recipe, args) if recipe.pretrained else _draw(recipe, args)
     module = module.float().eval().requires_grad_(False)
     _require_features(recipe, module, size)
     config = asdict(PretrainedCfg()) | _config(module)
@@ -300,6 +332,22 @@ def _download(recipe: _Recipe, args: dict[str, Any]) -> nn.Module:
             found=f"its weights could not be downloaded ({_first_line(error)})",
             remedy=OFFLINE,
         ) from error
+    return module
+
+
+def _draw(recipe: _Recipe, args: dict[str, Any]) -> nn.Module:
+    """The network with random numbers, the same ones each time."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        try:
+            module: nn.Module = timm.create_model(
+                recipe.architecture, pretrained_cfg=recipe.config, num_classes=0, **args
+            )
+        except Exception as error:
+            raise _unbuildable(recipe.architecture, args, error) from error
+        for tensor in [*module.parameters(), *module.buffers()]:
+            if tensor.ndim == 1 and tensor.is_floating_point():  # scales, shifts, running statistics
+                tensor.add_(torch.rand_like(tensor), alpha=0.1)
     return module
 
 
@@ -350,11 +398,15 @@ def _skeleton(architecture: str, args: dict[str, Any], *, n_classes: int) -> dic
         with torch.device("meta"):
             return dict(timm.create_model(architecture, num_classes=n_classes, **args).state_dict())
     except Exception as error:
-        raise ModelError(
-            asked=f"build {architecture} with {args}",
-            found=_first_line(error),
-            remedy="Correct model_args in config.json, or choose another input size",
-        ) from error
+        raise _unbuildable(architecture, args, error) from error
+
+
+def _unbuildable(architecture: str, args: dict[str, Any], error: Exception) -> ModelError:
+    return ModelError(
+        asked=f"build {architecture} with {args}",
+        found=_first_line(error),
+        remedy="Correct model_args in config.json, or choose another input size",
+    )
 
 
 def _require_features(recipe: _Recipe, module: nn.Module, size: int) -> None:

@@ -145,7 +145,7 @@ def test_sweep_on_real_features_equals_a_direct_solve(workspace: Workspace) -> N
     from prune_tool.redundancy.subsets import draw_permutations
     from prune_tool.redundancy.sweep import sweep
 
-    data = fit_data(workspace, workspace.subjects)
+    data = fit_data(workspace)
     X = data.features(workspace.native.input_size, "head").astype(np.float64)
     train, val, labels = X[data.train], X[data.val], data.labels
     accumulator = MomentsAccumulator(X.shape[1], 3)

@@ -192,8 +192,8 @@ def _document(rows: dict[str, Support]) -> str:
     head = """# Supported backbones
 
 Written by `PRUNE_TOOL_WRITE_SUPPORT=1 python -m pytest -m slow tests/surgery/test_families.py`. Random weights. For
-each backbone, at three taps and three random subsets of a fifth of the neurons each, the sliced network is compared with the
-full one at batch 1 and 3.
+each backbone, at three taps and three random subsets of a fifth of the neurons each, the sliced network is compared
+with the full one at batch 1 and 3.
 
 - *Taps*: blocks that can be cut after, and the head.
 - *Exact*: the largest difference seen, as a fraction of the output's scale (float32; below 1e-4 is asserted).

@@ -189,6 +189,18 @@ CASES = {
     ),
     "index of places": Case(lambda m, x: x[:, :, torch.tensor([1, 5]), torch.tensor([0, 3])].mean(2)),
     "running sum": Case(lambda m, x: x.cumsum(2)),
+    # what mixes places reads them all, even for one
+    "running sum to one row": Case(lambda m, x: x.cumsum(2)[:, :, 3].mean(2)),
+    "one place of a roll": Case(lambda m, x: x.roll((1, 2), (2, 3))[:, :, 0, 0]),
+    "one place of a flip": Case(lambda m, x: x.flip((2, 3))[:, :, 0, 1]),
+    "one row of a flip of columns": Case(lambda m, x: x.flip(3)[:, :, 0].mean(2), Fraction(3 * 6, 8 * 36)),
+    "one place of a pad": Case(lambda m, x: F.pad(x, (1, 1, 1, 1))[:, :, 1, 1]),
+    "one place of a pool": Case(lambda m, x: F.max_pool2d(x, 2)[:, :, 1, 1]),
+    "one token of a layer norm": Case(
+        lambda m, x: m.op2(tokens(x))[:, 5], Fraction(1, 36), {"op2": nn.LayerNorm(8)}, {"op2_weight": (8,)}
+    ),
+    "one row of a mean": Case(lambda m, x: x.mean(3)[:, :, 2], Fraction(3 * 6, 8 * 36)),
+    "one place by index": Case(lambda m, x: x[:, :, torch.tensor([2, 4])][:, :, 1, 3], Fraction(3 * 6, 8 * 36)),
     # over space, reduction
     "average pool": Case(lambda m, x: F.avg_pool2d(x, 2)),
     "max pool": Case(lambda m, x: F.max_pool2d(x, 2)),

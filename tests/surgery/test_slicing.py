@@ -67,6 +67,13 @@ def test_the_captured_network_is_left_as_it_was(small: nn.Module) -> None:
     assert all(torch.equal(value, captured.state_dict()[name]) for name, value in state.items())
 
 
+@pytest.mark.parametrize("wrong", [[], [3, 1], [2, 2], [5, 99], [-1, 4]])
+def test_neurons_that_are_no_ascending_indices_are_refused(wrong: list[int], small: nn.Module) -> None:
+    captured = capture(small, torch.rand(2, *SHAPE))
+    with pytest.raises(ValueError, match="ascending indices below 24"):
+        slice_graph(captured, {1: np.array(wrong, dtype=np.int64)})
+
+
 def test_widths_are_rounded_up_where_weights_make_them(small: nn.Module, cut) -> None:
     captured = capture(small, torch.rand(2, *SHAPE))
     kept = {1: np.array([2, 9, 11])}

@@ -81,15 +81,15 @@ class Wrapped(nn.Module):
 
 
 class Dual(nn.Module):
-    """Two paths at different resolutions in, two out."""
+    """Two paths at different resolutions in, two out, and a size that is no neuron."""
 
     def __init__(self, a: int, b: int) -> None:
         super().__init__()
         self.left, self.right, self.down = Res(a), Res(b), nn.Conv2d(a, b, 2, 2)
 
-    def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, x: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         left = self.left(x[0])
-        return left, self.right(x[1]) + self.down(left)
+        return left, self.right(x[1]) + self.down(left), tuple(left.shape[2:])
 
 
 class TwoPaths(nn.Module):
