@@ -37,11 +37,11 @@ INPUT_SIZE_SHARES = (4 / 7, 3 / 7)
 INPUT_SIZE_STEP = 32
 """Input sizes are multiples of this many pixels, the stride of the deepest map of most backbones."""
 
-BATCH_SIZE = 16
-"""Images per forward pass on the CPU. Larger batches gain nothing there and cost memory."""
+BATCH_SIZE = {"cpu": 16, "cuda": 256}
+"""Images per forward pass. On a CPU larger batches gain nothing and cost memory; a GPU is idle below a few hundred."""
 
 SHARD_SIZE = 256
-"""Images per feature shard: a few seconds of work, the most that a killed run loses."""
+"""Images per feature shard: a few seconds of work on a CPU, the most that a killed run loses."""
 
 N_SIZES = 64
 """Subset sizes scored per reading: steps of about a tenth, finer than the spread over draws."""

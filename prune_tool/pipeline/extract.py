@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Protocol
 
@@ -67,7 +68,8 @@ def extract(workspace: Workspace, subjects: Sequence[Subject], indices: NDArray[
         for shard in todo:
             rows = indices[shard * size : (shard + 1) * size]
             wanted = [i for i in runners if shard in missing[i]]
-            found = _run(workspace.source, rows, {i: (subjects[i], runners[i]) for i in wanted}, advance)
+            work = {i: (subjects[i], runners[i]) for i in wanted}
+            found = _run(workspace.source, rows, work, defaults.BATCH_SIZE[workspace.request.device], advance)
             for i, neurons in found.items():
                 entries[i].write(shard, neurons)
     return entries
@@ -77,11 +79,12 @@ def _run(
     source: ImageSource,
     rows: NDArray[np.int64],
     work: dict[int, tuple[Subject, Runner]],
+    batch_size: int,
     advance: Callable[[int], None],
 ) -> dict[int, Neurons]:
     parts: dict[int, list[Neurons]] = {i: [] for i in work}
     transforms = {i: pixel_transform(subject.backbone.preprocessing) for i, (subject, _) in work.items()}
-    for batch in decode(source, rows, transforms):
+    for batch in decode(source, rows, transforms, batch_size):
         for i, (_, runner) in work.items():
             parts[i].append(runner(batch[i]))
         advance(len(next(iter(batch.values()))))
@@ -89,7 +92,7 @@ def _run(
 
 
 def decode(
-    source: ImageSource, rows: NDArray[np.int64], transforms: Mapping[int, Transform]
+    source: ImageSource, rows: NDArray[np.int64], transforms: Mapping[int, Transform], batch_size: int
 ) -> Iterator[dict[int, Images]]:
     """Batches of images, each decoded once and transformed for every key; the next batch decodes while one is used."""
 
@@ -103,8 +106,8 @@ def decode(
 
     with ThreadPoolExecutor(n_threads()) as pool:
         waiting: list[Future[dict[int, Images]]] = []
-        for start in range(0, len(rows), defaults.BATCH_SIZE):
-            started = [pool.submit(load, int(row)) for row in rows[start : start + defaults.BATCH_SIZE]]
+        for start in range(0, len(rows), batch_size):
+            started = [pool.submit(load, int(row)) for row in rows[start : start + batch_size]]
             if waiting:
                 yield stacked(waiting)
             waiting = started
@@ -118,8 +121,8 @@ def _planes(pixels: NDArray[np.uint8]) -> Images:
 
 
 def images_of(source: ImageSource, rows: NDArray[np.int64], preprocessing: Preprocessing) -> Iterator[Images]:
-    """Batches of the images at ``rows``, for one network."""
-    for batch in decode(source, rows, {0: pixel_transform(preprocessing)}):
+    """Batches of the images at ``rows``, for one network on the CPU."""
+    for batch in decode(source, rows, {0: pixel_transform(preprocessing)}, defaults.BATCH_SIZE["cpu"]):
         yield batch[0]
 
 
@@ -145,11 +148,12 @@ def _onnx_runner(workspace: Workspace, subject: Subject) -> Runner:
 
 def _torch_runner(subject: Subject) -> Runner:
     names = [tap.name for tap in subject.taps]
-    module = subject.captured.to("cuda").to(memory_format=torch.channels_last)
+    module = deepcopy(subject.captured).to("cuda").to(memory_format=torch.channels_last)
+    float32 = torch.backends.cudnn.flags(allow_tf32=False)  # TF32 keeps three digits, and the file computes on float32
 
     def run(images: Images) -> Neurons:
         batch = torch.from_numpy(images).to("cuda", memory_format=torch.channels_last, non_blocking=True)
-        with torch.inference_mode():
+        with float32, torch.inference_mode():
             return {name: neurons.float().cpu().numpy() for name, neurons in zip(names, module(batch), strict=True)}
 
     return run

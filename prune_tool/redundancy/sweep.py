@@ -103,7 +103,8 @@ def sweep_draws(
     The first two draws try every strength of ``ridge_grid``. The pair of strengths that together serves the sizes best
     is kept, and each size takes the one with most correct predictions over both draws, ties to the stronger. The other
     draws factor only these, up to the largest size that chose them. The other arguments, the errors and the rule for
-    ties are those of ``sweep``. The same input gives the same curve, bit for bit, on one machine with one number of threads.
+    ties are those of ``sweep``. The same input gives the same curve, bit for bit, on one machine with one number of
+    threads.
     """
     problem = _prepare(moments, val, val_labels, device)
     strengths = sorted(set(ridge_grid), reverse=True)

@@ -24,7 +24,15 @@ from prune_tool.task.checkpoint import compare, read_checkpoint, rename_in_order
 from prune_tool.task.demo import demo_weights
 from prune_tool.task.preprocessing import Preprocessing
 
-__all__ = ["Backbone", "Pooling", "Preprocessing", "load_backbone", "load_structure", "module_fingerprint", "pixel_transform"]
+__all__ = [
+    "Backbone",
+    "Pooling",
+    "Preprocessing",
+    "load_backbone",
+    "load_structure",
+    "module_fingerprint",
+    "pixel_transform",
+]
 
 DEFAULT = "tf_efficientnet_lite0"
 """Architecture of the embedded default."""

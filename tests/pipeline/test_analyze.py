@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prune_tool import defaults
 from prune_tool.errors import BadImageError
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.extract import extract
@@ -73,7 +74,7 @@ def test_features_do_not_depend_on_shards_batches_or_company(
     rows = workspace.splits.train[:23]
     together = extract(workspace, [workspace.native], rows)[0].read(["head"])["head"]
     monkeypatch.setattr("prune_tool.defaults.SHARD_SIZE", 5)
-    monkeypatch.setattr("prune_tool.defaults.BATCH_SIZE", 2)
+    monkeypatch.setitem(defaults.BATCH_SIZE, "cpu", 2)
     apart = extract(workspace, [workspace.native], rows[::-1].copy())[0].read(["head"])["head"][::-1]
     np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
 

@@ -1,0 +1,124 @@
+"""``inspect``: what cuts of a backbone could save, read off its graph alone: no images, and weights only on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import fx
+
+from prune_tool import defaults
+from prune_tool.pipeline.probing import ROUND_TO
+from prune_tool.pipeline.progress import Progress, Silent
+from prune_tool.pipeline.workspace import Subject, pooler
+from prune_tool.redundancy.subsets import draw_permutations
+from prune_tool.surgery.analysis import analyse
+from prune_tool.surgery.cost import Cost, cost_of
+from prune_tool.surgery.taps import Tap, find_taps
+from prune_tool.task.backbone import Backbone, load_backbone, load_structure
+
+KEPT_SHARE = 0.2
+"""Share of a tap's neurons that is kept to see what a cut is worth: the paper's own example (Nanda et al. 2023, fig. 1:
+a random fifth of a ResNet-50's penultimate layer)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapCost:
+    """What the network costs that ends at a tap.
+
+    Attributes:
+        name: of the tap.
+        width: its neurons.
+        whole: cost where all of them are kept.
+        n_kept: a share ``Inspection.kept_share`` of them, rounded up.
+        kept: cost where so many random ones are kept.
+        barriers: operators that have no demand rule and stand in the way of that cut: what they read stays whole.
+    """
+
+    name: str
+    width: int
+    whole: Cost
+    n_kept: int
+    kept: Cost
+    barriers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What there is to cut in a backbone.
+
+    Attributes:
+        model: name of the architecture.
+        input_size: square input in pixels.
+        full: cost of the backbone as it is, without classifier.
+        kept_share: share of neurons kept in every ``TapCost.kept``.
+        taps: in the order of computation; the head is last.
+    """
+
+    model: str
+    input_size: int
+    full: Cost
+    kept_share: float
+    taps: tuple[TapCost, ...]
+
+
+def inspect(
+    model: str | None,
+    *,
+    checkpoint: Path | None = None,
+    input_size: int | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Cost every tap of a backbone, whole and cut to a random share of its neurons.
+
+    Args:
+        model: as in ``Request``. Its weights are neither downloaded nor read: costs do not depend on them.
+        checkpoint: weights that are read, only to see that they fit.
+        input_size: square input in pixels; ``None`` for the model's own.
+        progress: who watches.
+
+    Raises:
+        ModelError: the model does not exist, does not work at that size, or the weights do not fit.
+    """
+    progress = progress or Silent()
+    with progress.stage("loading the backbone"):
+        if checkpoint is None:
+            backbone = load_structure(model, input_size=input_size)
+        else:
+            backbone = load_backbone(model, checkpoint=checkpoint, input_size=input_size)
+        subject = _open(backbone)
+    with progress.stage("capturing its graph"):
+        captured = subject.captured
+    with progress.stage("cutting at every tap", len(subject.taps)) as advance:
+        found = []
+        for number, tap in enumerate(subject.taps):
+            found.append(_cost_tap(captured, number, tap))
+            advance(1)
+    return Inspection(
+        model=backbone.name,
+        input_size=subject.input_size,
+        full=cost_of(captured),
+        kept_share=KEPT_SHARE,
+        taps=tuple(found),
+    )
+
+
+def _open(backbone: Backbone) -> Subject:
+    size = backbone.preprocessing.input_size
+    example = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return Subject(backbone=backbone, taps=find_taps(backbone.module, pooler(backbone.pooling), example))
+
+
+def _cost_tap(captured: fx.GraphModule, number: int, tap: Tap) -> TapCost:
+    n_kept = -int(-KEPT_SHARE * tap.width // 1)
+    kept = {number: np.sort(draw_permutations(tap.width, 1, defaults.SEED)[0][:n_kept])}
+    return TapCost(
+        name=tap.name,
+        width=tap.width,
+        whole=cost_of(captured, {number: None}),
+        n_kept=n_kept,
+        kept=cost_of(captured, kept, round_to=ROUND_TO),
+        barriers=tuple(sorted(analyse(captured.graph, kept, round_to=ROUND_TO).barriers)),
+    )
