@@ -149,11 +149,11 @@ def _onnx_runner(workspace: Workspace, subject: Subject) -> Runner:
 def _torch_runner(subject: Subject) -> Runner:
     names = [tap.name for tap in subject.taps]
     module = deepcopy(subject.captured).to("cuda").to(memory_format=torch.channels_last)
-    float32 = torch.backends.cudnn.flags(allow_tf32=False)  # TF32 keeps three digits, and the file computes on float32
 
     def run(images: Images) -> Neurons:
         batch = torch.from_numpy(images).to("cuda", memory_format=torch.channels_last, non_blocking=True)
-        with float32, torch.inference_mode():
+        # TF32 keeps three digits of the products; the file that ships computes in float32
+        with torch.backends.cudnn.flags(allow_tf32=False), torch.inference_mode():
             return {name: neurons.float().cpu().numpy() for name, neurons in zip(names, module(batch), strict=True)}
 
     return run

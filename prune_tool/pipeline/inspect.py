@@ -19,9 +19,9 @@ from prune_tool.surgery.cost import Cost, cost_of
 from prune_tool.surgery.taps import Tap, find_taps
 from prune_tool.task.backbone import Backbone, load_backbone, load_structure
 
-KEPT_SHARE = 0.2
-"""Share of a tap's neurons that is kept to see what a cut is worth: the paper's own example (Nanda et al. 2023, fig. 1:
-a random fifth of a ResNet-50's penultimate layer)."""
+KEPT_PERCENT = 20
+"""Of a tap's neurons, kept at random to see what a cut is worth: what serves CIFAR-10 of a ResNet-50's penultimate layer
+(Nanda et al. 2023, abstract). Where even this saves nothing, no cut there pays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class TapCost:
         name: of the tap.
         width: its neurons.
         whole: cost where all of them are kept.
-        n_kept: a share ``Inspection.kept_share`` of them, rounded up.
+        n_kept: ``KEPT_PERCENT`` of them, rounded up.
         kept: cost where so many random ones are kept.
         barriers: operators that have no demand rule and stand in the way of that cut: what they read stays whole.
     """
@@ -53,14 +53,12 @@ class Inspection:
         model: name of the architecture.
         input_size: square input in pixels.
         full: cost of the backbone as it is, without classifier.
-        kept_share: share of neurons kept in every ``TapCost.kept``.
         taps: in the order of computation; the head is last.
     """
 
     model: str
     input_size: int
     full: Cost
-    kept_share: float
     taps: tuple[TapCost, ...]
 
 
@@ -100,7 +98,6 @@ def inspect(
         model=backbone.name,
         input_size=subject.input_size,
         full=cost_of(captured),
-        kept_share=KEPT_SHARE,
         taps=tuple(found),
     )
 
@@ -112,7 +109,7 @@ def _open(backbone: Backbone) -> Subject:
 
 
 def _cost_tap(captured: fx.GraphModule, number: int, tap: Tap) -> TapCost:
-    n_kept = -int(-KEPT_SHARE * tap.width // 1)
+    n_kept = -(-KEPT_PERCENT * tap.width // 100)
     kept = {number: np.sort(draw_permutations(tap.width, 1, defaults.SEED)[0][:n_kept])}
     return TapCost(
         name=tap.name,

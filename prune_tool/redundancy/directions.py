@@ -88,7 +88,7 @@ def random_basis(width: int, seed: int) -> Float64:
     gaussian = torch.special.ndtri(torch.from_numpy(((words >> 11) + 0.5) * 2.0**-53))
     Q, R = torch.linalg.qr(gaussian)
     # Householder's signs are not random; Mezzadri, "How to generate random matrices from the classical compact groups"
-    # (2007), section 5, makes them so.
+    # (2007), makes them so.
     basis: Float64 = (Q * R.diagonal().sign()).numpy()
     return basis
 

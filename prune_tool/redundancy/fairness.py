@@ -104,8 +104,8 @@ def gini(values: Float64) -> float:
     """Gini coefficient of ``values (c,)``: their mean absolute difference over twice their mean.
 
     ``sum_ij |v_i - v_j| / (2 c^2 mean)``, pairs of a value with itself included (Gini, "Variabilità e mutabilità",
-    1912; Sen, "On Economic Inequality", 1973, section 2.7): 0 where all are equal, all 0 among them, and ``(c - 1) / c``
-    where one has everything. Adding the same to all lowers it, so a smaller value may just mean a higher accuracy.
+    1912; Sen, "On Economic Inequality", 1973): 0 where all are equal, all 0 among them, and ``(c - 1) / c`` where one
+    has everything. Adding the same to all lowers it, so a smaller value may just mean a higher accuracy.
 
     Raises:
         UsageError: no values, or one that is negative or not finite.

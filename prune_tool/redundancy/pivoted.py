@@ -24,8 +24,8 @@ _PANEL = 64  # picks between updates of the whole: enough for a fast product, fe
 def pivoted_order(moments: Moments, n_picks: int, ridge: float) -> Int64:
     """The first ``n_picks`` neurons of greedy forward selection for the task's ridge probe.
 
-    Its prefixes are the greedy choice at every size, so the sweep applies as it does to a random permutation. The choice
-    sees the labels of the training images, and no others.
+    Its prefixes are the greedy choice at every size, so the sweep applies as it does to a random permutation. The
+    choice sees the labels of the training images, and no others.
 
     Costs ``O(d^2 k + d k c)`` for ``k`` picks of ``d`` neurons and ``c`` classes, and a copy of the Gram matrix.
 
@@ -65,9 +65,9 @@ def pivoted_order(moments: Moments, n_picks: int, ridge: float) -> Int64:
 
 
 def _panel(D: Float64, R: Float64, n_picks: int, floor: float) -> tuple[Int64, Float64, Float64]:
-    """The next ``n_picks`` pivots of ``D (a, a)`` and ``R (a, c)``, their rows ``L (n_picks, a)`` and ``Z (n_picks, c)``.
+    """The next pivots of ``D (a, a)`` and ``R (a, c)``, with their rows ``L (n_picks, a)`` and ``Z (n_picks, c)``.
 
-    ``D - L'L`` and ``R - L'Z`` are what these pivots leave.
+    ``D - L'L`` and ``R - L'Z`` are what they leave.
     """
     picks: list[int] = []
     L, Z = np.empty((n_picks, len(D))), np.empty((n_picks, R.shape[1]))

@@ -1,6 +1,6 @@
 """How much a subset of neurons looks like its layer, without asking a task: linear CKA.
 
-Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019), equation 3 with the linear
+Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019), section 3 with the linear
 kernel. For centred features ``X (n, d)`` and the neurons ``S`` among them it is ``|X'X_S|^2 / (|X_S'X_S| |X'X|)`` in
 Frobenius norms: sums of squares of the entries of ``G = X'X``, which grow by one row and column with each neuron.
 """

@@ -22,7 +22,27 @@ def export_program(module: nn.Module, example: torch.Tensor) -> torch.export.Exp
     """
     batch = torch.export.Dim("batch")
     with torch.no_grad():
-        return torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
+        program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
+    _pin_layouts(program)
+    return program
+
+
+def _pin_layouts(program: torch.export.ExportedProgram) -> None:
+    """Copy what attention returns into the plain layout.
+
+    Which layout it has depends on the kernel that ran. A later reshape that was traced as a view of one kernel's
+    layout fails where another one is put in its place, as torch.onnx does.
+    """
+    graph = program.graph
+    for node in [n for n in graph.nodes if n.target is torch.ops.aten.scaled_dot_product_attention.default]:
+        with graph.inserting_after(node):
+            copy = graph.call_function(
+                torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
+            )
+        copy.meta = {**node.meta, "val": node.meta["val"].clone(memory_format=torch.contiguous_format)}
+        for user in [u for u in node.users if u is not copy and u.op != "output"]:
+            user.replace_input_with(node, copy)
+    program.graph_module.recompile()
 
 
 def capture(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
