@@ -1,21 +1,51 @@
 """The command line: one short file a command, and here the door they share.
 
 Results go to stdout, progress and messages to stderr. Exit status: 0 done; 1 a gate was missed (budget, certificate,
-parity, latency); 2 wrong usage, bad input or an unsupported model; 130 interrupted.
+parity, latency); 2 wrong usage, bad input or an unsupported model; 130 interrupted; 141 whoever read stdout has gone.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from prune_tool.cli import analyze, bench, compress, export
+from prune_tool.cli import analyze, bench, compress, env, export, inspect
 from prune_tool.errors import PruneToolError
 
+INTERRUPTED, UNREAD = 130, 141
+"""What a shell reports of a process that SIGINT or SIGPIPE ended."""
+
+
+class Door(TyperGroup):
+    """Turns what a user can mend into one message and an exit status; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except PruneToolError as error:
+            sys.stderr.write(f"prune-tool: {error}\n")
+            raise typer.Exit(error.exit_status) from error
+        except KeyboardInterrupt as error:
+            sys.stderr.write(
+                "prune-tool: interrupted. Finished feature shards are kept; run the same command to go on.\n"
+            )
+            raise typer.Exit(INTERRUPTED) from error
+        except BrokenPipeError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+            raise typer.Exit(UNREAD) from error
+        return result
+
+
 app = typer.Typer(
-    name="prune-tool",
+    cls=Door,
     help="Smaller, faster vision backbones for one task, without training.",
     no_args_is_help=True,
     add_completion=False,
@@ -37,18 +67,13 @@ def root(
 
 
 app.command("compress")(compress.command)
+app.command("inspect")(inspect.command)
 app.command("analyze")(analyze.command)
 app.command("export")(export.command)
 app.command("bench")(bench.command)
+app.command("env")(env.command)
 
 
-def main() -> None:
-    """Run a command and turn what went wrong into one message and an exit status."""
-    try:
-        app()
-    except PruneToolError as error:
-        sys.stderr.write(f"prune-tool: {error}\n")
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        sys.stderr.write("prune-tool: interrupted. Finished feature shards are kept; run the same command to go on.\n")
-        sys.exit(130)
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command that ``args`` (by default those of the process) ask for, and exit with its status."""
+    app(args=args, prog_name="prune-tool")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console, RenderableType
@@ -19,9 +20,11 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from prune_tool.errors import GateError
-from prune_tool.pipeline.export import Exported
 from prune_tool.pipeline.progress import Progress, Silent
 from prune_tool.store.atomic import as_json_text
+
+if TYPE_CHECKING:  # it imports ONNX, which not every command needs
+    from prune_tool.pipeline.export import Exported
 
 PAGE_WIDTH = 118
 """Columns of a table where stdout is no terminal."""
@@ -46,7 +49,7 @@ class RichProgress:
 
     def note(self, message: str) -> None:
         """See ``pipeline.progress.Progress``."""
-        self.bars.console.print(message, highlight=False, soft_wrap=True)
+        self.bars.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -73,8 +76,10 @@ def show(value: object, tables: Sequence[RenderableType], *, as_json: bool) -> N
         sys.stdout.write(as_json_text(value))
         return
     console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
-    for table in tables:
-        console.print(table)
+    with console.capture() as page:
+        for table in tables:
+            console.print(table)
+    sys.stdout.write(page.get())
 
 
 def exit_unless_certified(exported: Exported) -> None:

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from prune_tool import defaults
-from prune_tool.errors import UsageError
+from prune_tool.errors import ProviderError, UsageError
 from prune_tool.records import Request
 
 Model = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="timm name, hf-hub:..., local-dir:PATH; the embedded EfficientNet-Lite0 if absent.",
         show_default=False,
     ),
@@ -22,7 +22,7 @@ Model = Annotated[
 Data = Annotated[
     str | None,
     typer.Argument(
-        metavar="[DATA]",
+        metavar="DATA",
         help="Folder of class folders (with or without train/val/test) or .npz; the embedded solar cells if absent.",
         show_default=False,
     ),
@@ -34,14 +34,18 @@ InputSize = Annotated[
     str,
     typer.Option("--input-size", help="Input sizes to try besides the model's own: `auto`, `native` or `160,128`."),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of splits and random subsets.")]
+OwnInputSize = Annotated[
+    int | None,
+    typer.Option("--input-size", min=1, help="Input size in pixels instead of the model's own.", show_default=False),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of splits and random subsets.")]
 Draws = Annotated[int, typer.Option("--draws", min=2, help="Random subsets per size.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded, and count them.")]
 Device = Annotated[str, typer.Option("--device", help="Where features are extracted: cpu or cuda.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
 Run = Annotated[
-    Path | None, typer.Argument(metavar="[RUN]", help="Run folder; the newest if absent.", show_default=False)
+    Path | None, typer.Argument(metavar="RUN", help="Run folder; the newest if absent.", show_default=False)
 ]
 Budget = Annotated[str, typer.Option("--budget", help="Accuracy that may be lost: 0.05 (of the full) or 5pp (points).")]
 Taps = Annotated[
@@ -67,8 +71,7 @@ def request(
     device: str,
 ) -> Request:
     """The request that a command's options make."""
-    if device not in ("cpu", "cuda"):
-        raise UsageError(asked=f"--device {device}", found="no such device", remedy="Choose cpu or cuda")
+    _require_device(device)
     return Request(
         model=model,
         data=data,
@@ -81,18 +84,30 @@ def request(
     )
 
 
+def _require_device(device: str) -> None:
+    asked = f"--device {device}"
+    if device not in ("cpu", "cuda"):
+        raise UsageError(asked=asked, found="no such device", remedy="Choose cpu or cuda")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            found = f"PyTorch {torch.__version__} finds no CUDA device it can use"
+            raise ProviderError(asked=asked, found=found, remedy="Use --device cpu")
+
+
 def _input_sizes(text: str) -> tuple[int, ...] | None:
     if text == "auto":
         return None
-    return () if text == "native" else whole_numbers("--input-size", text)
+    return () if text == "native" else whole_numbers("--input-size", text, such_as="160,128")
 
 
-def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+def whole_numbers(option: str, text: str, *, such_as: str) -> tuple[int, ...]:
     """Whole numbers of at least one, separated by commas."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(
-            asked=f"{option} {text}", found="not whole numbers with commas between", remedy=f"Try {option} 16,1"
+            asked=f"{option} {text}", found="not whole numbers with commas between", remedy=f"Try {option} {such_as}"
         )
     return tuple(int(part) for part in parts)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.verify import FLOAT32_TOLERANCE, Parity, check_parity
 from prune_tool.errors import VerificationError
-from prune_tool.pipeline.extract import images_of
+from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.measure import Subset, kept_outputs, random_subset
 from prune_tool.pipeline.probing import ROUND_TO, FitData, fit_probe
 from prune_tool.pipeline.workspace import Probed, Subject, Workspace

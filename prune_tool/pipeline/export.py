@@ -23,7 +23,7 @@ from prune_tool.frontier.certificate import Certificate, DropTest, certify, fixe
 from prune_tool.frontier.choice import safe_to_cheap, smallest_size, within_budget
 from prune_tool.pipeline.analyze import measure_full, probe_front
 from prune_tool.pipeline.build import Built, build, build_full
-from prune_tool.pipeline.extract import images_of
+from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.measure import columns, random_subset
 from prune_tool.pipeline.probing import FitData, features_of, fit_data, fit_probe, probe_candidate
 from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, require_same

@@ -6,31 +6,27 @@ interrupted one loses at most the shard in hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from contextlib import ExitStack
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
 
 from prune_tool import defaults
 from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.session import open_session
+from prune_tool.pipeline.decode import Batch, Images, decode
 from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
 from prune_tool.store.features import FeatureEntry
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.surgery.capture import export_program
-from prune_tool.task.backbone import Preprocessing, pixel_transform
-from prune_tool.task.images import ImageSource
+from prune_tool.task.backbone import pixel_transform
 
-Images = NDArray[np.float32]
-"""(b, 3, h, w) in [0, 1], resized and cropped: what every network here takes."""
-Transform = Callable[[Image], NDArray[np.uint8]]
-"""From an image to (h, w, 3) pixels, resized and cropped."""
 Neurons = dict[str, NDArray[np.float32]]
 """Per tap, (n, width)."""
 
@@ -56,74 +52,60 @@ def extract(workspace: Workspace, subjects: Sequence[Subject], indices: NDArray[
     """
     hashes = workspace.source.content_hashes()
     key = fingerprint(*(hashes[i] for i in indices))
-    size = defaults.SHARD_SIZE
-    entries = [workspace.cache.entry(fingerprint(s.fingerprint, key), len(indices), size) for s in subjects]
-    missing = {i: set(entry.missing()) for i, entry in enumerate(entries)}
-    todo = sorted(set().union(*missing.values()))
-    if not todo:
+    keys = [fingerprint(subject.fingerprint, key) for subject in subjects]
+    entries = [workspace.cache.entry(key, len(indices), defaults.SHARD_SIZE) for key in keys]
+    if not any(entry.missing() for entry in entries):
         return entries
-    runners = {i: open_runner(workspace, subjects[i]) for i, shards in missing.items() if shards}
-    n_images = sum(min(size, len(indices) - shard * size) for shard in todo)
-    with workspace.progress.stage("extracting features", n_images) as advance:
-        for shard in todo:
-            rows = indices[shard * size : (shard + 1) * size]
-            wanted = [i for i in runners if shard in missing[i]]
-            work = {i: (subjects[i], runners[i]) for i in wanted}
-            found = _run(workspace.source, rows, work, defaults.BATCH_SIZE[workspace.request.device], advance)
-            for i, neurons in found.items():
-                entries[i].write(shard, neurons)
+    with ExitStack() as locks:
+        for _, entry in sorted(zip(keys, entries, strict=True)):  # one order for all, so that none waits for ever
+            locks.enter_context(entry.locked())
+        _fill(workspace, subjects, indices, entries)
     return entries
 
 
-def _run(
-    source: ImageSource,
-    rows: NDArray[np.int64],
-    work: dict[int, tuple[Subject, Runner]],
-    batch_size: int,
-    advance: Callable[[int], None],
-) -> dict[int, Neurons]:
-    parts: dict[int, list[Neurons]] = {i: [] for i in work}
-    transforms = {i: pixel_transform(subject.backbone.preprocessing) for i, (subject, _) in work.items()}
-    for batch in decode(source, rows, transforms, batch_size):
-        for i, (_, runner) in work.items():
-            parts[i].append(runner(batch[i]))
-        advance(len(next(iter(batch.values()))))
-    return {i: {tap: np.concatenate([p[tap] for p in found]) for tap in found[0]} for i, found in parts.items()}
+def _fill(
+    workspace: Workspace, subjects: Sequence[Subject], indices: NDArray[np.int64], entries: Sequence[FeatureEntry]
+) -> None:
+    """Compute the shards that are missing and write each as soon as its last batch is through."""
+    missing = [set(entry.missing()) for entry in entries]
+    work = _work(indices, missing, defaults.BATCH_SIZE[workspace.request.device])
+    runners = {i: open_runner(workspace, subjects[i]) for i, shards in enumerate(missing) if shards}
+    transforms = {i: pixel_transform(subjects[i].backbone.preprocessing) for i in runners}
+    parts: dict[int, list[Neurons]] = {i: [] for i in runners}
+    with workspace.progress.stage("extracting features", sum(len(item.batch.rows) for item in work)) as advance:
+        decoded = decode(workspace.source, [item.batch for item in work], transforms)
+        for item, (batch, images) in zip(work, decoded, strict=True):
+            for i in batch.wanted:
+                parts[i].append(runners[i](images[i]))
+            if item.is_last:
+                for i in batch.wanted:
+                    entries[i].write(item.shard, _joined(parts[i]))
+                    parts[i].clear()
+            advance(len(batch.rows))
 
 
-def decode(
-    source: ImageSource, rows: NDArray[np.int64], transforms: Mapping[int, Transform], batch_size: int
-) -> Iterator[dict[int, Images]]:
-    """Batches of images, each decoded once and transformed for every key; the next batch decodes while one is used."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    batch: Batch
+    shard: int
+    is_last: bool
 
-    def load(row: int) -> dict[int, Images]:
-        image = source.read(row)
-        return {i: _planes(transform(image)) for i, transform in transforms.items()}
 
-    def stacked(batch: list[Future[dict[int, Images]]]) -> dict[int, Images]:
-        images = [future.result() for future in batch]
-        return {i: np.stack([image[i] for image in images]) for i in transforms}
-
-    with ThreadPoolExecutor(n_threads()) as pool:
-        waiting: list[Future[dict[int, Images]]] = []
+def _work(indices: NDArray[np.int64], missing: Sequence[set[int]], batch_size: int) -> list[_Work]:
+    """Batches that do not cross the edges of shards, for every shard that some subject lacks."""
+    size = defaults.SHARD_SIZE
+    work = []
+    for shard in sorted(set().union(*missing)):
+        wanted = tuple(i for i, shards in enumerate(missing) if shard in shards)
+        rows = indices[shard * size : (shard + 1) * size]
         for start in range(0, len(rows), batch_size):
-            started = [pool.submit(load, int(row)) for row in rows[start : start + batch_size]]
-            if waiting:
-                yield stacked(waiting)
-            waiting = started
-        if waiting:
-            yield stacked(waiting)
+            batch = Batch(rows=rows[start : start + batch_size], wanted=wanted)
+            work.append(_Work(batch, shard, start + batch_size >= len(rows)))
+    return work
 
 
-def _planes(pixels: NDArray[np.uint8]) -> Images:
-    """(h, w, 3) of 0 to 255 -> (3, h, w) float32 in [0, 1]."""
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
-
-
-def images_of(source: ImageSource, rows: NDArray[np.int64], preprocessing: Preprocessing) -> Iterator[Images]:
-    """Batches of the images at ``rows``, for one network on the CPU."""
-    for batch in decode(source, rows, {0: pixel_transform(preprocessing)}, defaults.BATCH_SIZE["cpu"]):
-        yield batch[0]
+def _joined(parts: Sequence[Neurons]) -> Neurons:
+    return {tap: np.concatenate([part[tap] for part in parts]) for tap in parts[0]}
 
 
 def open_runner(workspace: Workspace, subject: Subject) -> Runner:

@@ -20,8 +20,8 @@ from prune_tool.surgery.taps import Tap, find_taps
 from prune_tool.task.backbone import Backbone, load_backbone, load_structure
 
 KEPT_PERCENT = 20
-"""Of a tap's neurons, kept at random to see what a cut is worth: what serves CIFAR-10 of a ResNet-50's penultimate layer
-(Nanda et al. 2023, abstract). Where even this saves nothing, no cut there pays."""
+"""Of a tap's neurons, kept at random to see what a cut is worth: that much of a ResNet-50's penultimate layer serves
+CIFAR-10 (Nanda et al. 2023, abstract). Where even this saves nothing, no cut pays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

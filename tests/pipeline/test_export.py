@@ -136,7 +136,7 @@ def test_a_budget_that_nothing_meets_says_which_would(workspace: Workspace, anal
 def test_a_run_whose_images_changed_is_refused(workspace: Workspace, analyzed: Analyzed, home: Path) -> None:
     from dataclasses import replace
 
-    from tests.pipeline.conftest import write_images
+    from tests.support import write_images
 
     other = Workspace(replace(workspace.request, data=str(write_images(home / "others", n_per_class=20, seed=5))))
     with pytest.raises(RunError, match="the images have changed"):

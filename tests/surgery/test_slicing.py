@@ -175,3 +175,33 @@ def test_parted_weights_are_held_once(shaken) -> None:
     rows = [p.shape[0] for name, p in sliced.named_parameters() if name.startswith("qkv_weight")]
     assert sum(rows) == 36
     assert len(rows) > 1
+
+
+class Biased(nn.Module):
+    """Attention with a learnt bias, as BEiT and windowed networks have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.qkv, self.proj = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 48), nn.Linear(16, 16)
+        self.bias = nn.Parameter(torch.randn(1, 2, 16, 16))
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        x = self.patch(images).flatten(2).transpose(1, 2)
+        qkv = self.qkv(x).reshape(x.shape[0], -1, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=self.bias.tanh())
+        return (self.proj(y.transpose(1, 2).reshape(x.shape)).mean(1),)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.onnx, about itself
+def test_attention_survives_another_kernel_in_onnx(shaken, tmp_path: Path) -> None:
+    """torch.onnx replaces attention's kernel, and with it the layout that a later view was traced for."""
+    import onnxruntime
+
+    sliced = slice_graph(capture(shaken(Biased()), torch.rand(2, *SHAPE)), {0: np.array([1, 5, 9])})
+    torch.onnx.export(export_program(sliced, torch.rand(2, *SHAPE)), dynamo=True, verbose=False).save(
+        tmp_path / "m.onnx"
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    images = torch.rand(3, *SHAPE)
+    got = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+    np.testing.assert_allclose(got, sliced(images).detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,33 @@
+"""A home of their own for all tests, and in it the task that several rooms work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import write_backbone, write_images
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(home: Path) -> Iterator[None]:
+    """Nothing that tests compute ends in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNE_TOOL_CACHE", str(home / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def images(home: Path) -> Path:
+    return write_images(home / "textures")
+
+
+@pytest.fixture(scope="session")
+def convnet(home: Path) -> str:
+    return write_backbone(home / "convnet", "test_resnet")

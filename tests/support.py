@@ -1,0 +1,95 @@
+"""What tests of several rooms need.
+
+A real timm backbone a few channels wide, images whose classes it can tell apart without training, and the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CLASSES = ("checks", "rows", "stripes")
+N_PER_CLASS = 70
+
+
+def texture(name: str, rng: np.random.Generator) -> np.ndarray:
+    """A noisy 64 x 64 pattern of random period, phase and colour."""
+    y, x = np.mgrid[0:64, 0:64]
+    period, phase = rng.uniform(6, 12), rng.uniform(0, 6)
+    wave_x, wave_y = np.sin(2 * np.pi * (x + phase) / period), np.sin(2 * np.pi * (y + phase) / period)
+    pattern = {"checks": wave_x * wave_y, "rows": wave_y, "stripes": wave_x}[name]
+    colour = rng.uniform(0.3, 1, 3)
+    noisy = 0.5 + 0.3 * pattern[..., None] * colour + rng.normal(0, 0.25, (64, 64, 3))
+    return (255 * noisy.clip(0, 1)).astype(np.uint8)
+
+
+def write_images(root: Path, n_per_class: int = N_PER_CLASS, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for name in CLASSES:
+        (root / name).mkdir(parents=True)
+        for i in range(n_per_class):
+            Image.fromarray(texture(name, rng)).save(root / name / f"{i:03}.png")
+    return root
+
+
+def write_backbone(folder: Path, architecture: str, input_size: int = 64) -> str:
+    import timm  # here, so that tests without a backbone start at once
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = timm.create_model(architecture, num_classes=5)
+    folder.mkdir(parents=True)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    config = {
+        "architecture": architecture,
+        "num_classes": 5,
+        "pretrained_cfg": {
+            "input_size": [3, input_size, input_size],
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "num_classes": 5,
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return f"local-dir:{folder}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+def ask(*args: object) -> Answer:
+    """Run a command in this process."""
+    from prune_tool.cli.app import main
+
+    out, err, status = StringIO(), StringIO(), None
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as ended:
+            status = ended.code
+    assert isinstance(status, int)
+    return Answer(status=status, out=out.getvalue(), err=err.getvalue())
+
+
+def ask_process(*args: object, program: str = "from prune_tool.cli.app import main; main()") -> Answer:
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-c", program, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return Answer(status=done.returncode, out=done.stdout, err=done.stderr)
