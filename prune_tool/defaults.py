@@ -15,6 +15,9 @@ VAL_SHARE_OF_TRAIN = 0.20
 RIDGE_GRID = (1e-3, 1e-2, 1e-1, 1.0)
 """Ridge strengths tried per size, as multiples of the number of images (features have unit variance)."""
 
+PIVOT_RIDGE = 1e-2
+"""Ridge strength under which pivoted selection weighs its picks: copies of a neuron then come last."""
+
 LOGISTIC_GRID = (1e-3, 1e-2, 1e-1, 1.0)
 """L2 strengths tried for logistic probes, per image (mean loss + strength / 2 * |W|^2, features of unit variance). On a
 few thousand images the best lies between 1e-2 and 1e-1; below 1e-3 fits take minutes and lose accuracy."""

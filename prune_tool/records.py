@@ -11,6 +11,7 @@ from typing import Literal
 from prune_tool import defaults
 from prune_tool.errors import UsageError
 
+Strategy = Literal["random", "pivoted"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -81,10 +82,12 @@ class Request:
         checkpoint: file of weights for ``model``.
         input_sizes: square input sizes in pixels to try besides the backbone's own; ``None`` lets the tool choose.
         taps: module paths to tap instead of every block.
-        seed: of splits, pools and draws.
+        seed: of splits and draws.
         n_draws: random subsets per size.
         skip_bad: leave out images that cannot be decoded (they are counted) instead of stopping.
         device: ``cpu`` or ``cuda``, where features are extracted.
+        strategy: how neurons are picked: ``random`` (the definition of diffuse redundancy), or ``pivoted``, greedily by
+            the training labels.
     """
 
     model: str | None = None
@@ -96,6 +99,7 @@ class Request:
     n_draws: int = defaults.N_DRAWS
     skip_bad: bool = False
     device: str = "cpu"
+    strategy: Strategy = "random"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +192,7 @@ class Candidate:
 
     Attributes:
         reading: index into ``Analysis.measured``.
-        n_neurons: subset size; the subset is the prefix of this length of draw 0.
+        n_neurons: subset size; the subset is the prefix of this length of draw 0 (or of the pivoted order).
         macs, n_params: of the sliced trunk and probe.
         val: validation score of its logistic probe.
         strength: L2 strength of that probe, chosen on the same validation images.

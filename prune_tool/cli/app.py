@@ -76,4 +76,5 @@ app.command("env")(env.command)
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command that ``args`` (by default those of the process) ask for, and exit with its status."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # a failed download is one message, ours, and not one a retry
     app(args=args, prog_name="prune-tool")

@@ -15,6 +15,8 @@ def command(
     draws: options.Draws = options.DRAWS,
     skip_bad: options.SkipBad = False,
     device: options.Device = "cpu",
+    strategy: options.Strategy = "random",
+    max_class_drop: options.MaxClassDrop = None,
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
     json: options.Json = False,
@@ -24,8 +26,9 @@ def command(
     from prune_tool.records import Budget
 
     loss = Budget.parse(budget)
-    request = options.request(model, data, checkpoint, input_size, seed, draws, skip_bad, device)
-    from prune_tool.cli.console import exit_unless_certified, show, watching
+    most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
+    request = options.request(model, data, checkpoint, input_size, seed, draws, skip_bad, device, strategy)
+    from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.analyze import analyze
     from prune_tool.pipeline.bench import bench
     from prune_tool.pipeline.export import export
@@ -40,8 +43,8 @@ def command(
             timed = bench(analyzed.run)
     tables = [
         *analysis_tables(analyzed),
-        *export_tables(exported, analyzed.analysis, analyzed.run),
+        *export_tables(exported, analyzed.analysis, analyzed.record.classes, analyzed.run),
         *bench_tables(timed),
     ]
     show({"analysis": analyzed, "export": exported, "bench": timed}, tables, as_json=json)
-    exit_unless_certified(exported)
+    pass_gates(exported, analyzed.record.classes, most)

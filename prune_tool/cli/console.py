@@ -82,7 +82,18 @@ def show(value: object, tables: Sequence[RenderableType], *, as_json: bool) -> N
     sys.stdout.write(page.get())
 
 
-def exit_unless_certified(exported: Exported) -> None:
-    """A file that is not certified is a missed gate: it is there, and the exit status says so."""
+def pass_gates(exported: Exported, classes: Sequence[str], max_class_drop: float | None) -> None:
+    """Exit 1 where a gate was missed; the file is there, and the result above says so.
+
+    Raises:
+        GateError: a class lost more than ``max_class_drop`` points.
+    """
+    worst = exported.fairness.worst
+    if max_class_drop is not None and worst.drop_points > max_class_drop:
+        raise GateError(
+            asked=f"--max-class-drop {max_class_drop:g}pp",
+            found=f"class {classes[worst.label]} lost {worst.drop_points:.1f} points ({worst.full} to {worst.kept})",
+            remedy="A smaller --budget keeps more of every class",
+        )
     if exported.certificate.state != "certified":
         raise typer.Exit(GateError.exit_status)

@@ -8,6 +8,7 @@ def command(
     budget: options.Budget = "0.05",
     taps: options.Taps = "all",
     confidence: options.Confidence = options.CONFIDENCE,
+    max_class_drop: options.MaxClassDrop = None,
     runs: options.Runs = options.RUNS,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -16,7 +17,8 @@ def command(
     from prune_tool.records import Budget
 
     loss = Budget.parse(budget)
-    from prune_tool.cli.console import exit_unless_certified, show, watching
+    most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
+    from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.export import export
     from prune_tool.pipeline.runs import read_analysis, read_record
     from prune_tool.pipeline.workspace import Workspace
@@ -25,7 +27,8 @@ def command(
 
     folder = newest_run(runs) if run is None else open_run(run)
     with watching(quiet=quiet) as progress:
-        workspace = Workspace(read_record(folder).request, progress)
+        record = read_record(folder)
+        workspace = Workspace(record.request, progress)
         exported = export(workspace, folder, budget=loss, confidence=confidence, taps=taps)
-    show(exported, export_tables(exported, read_analysis(folder), folder), as_json=json)
-    exit_unless_certified(exported)
+    show(exported, export_tables(exported, read_analysis(folder), record.classes, folder), as_json=json)
+    pass_gates(exported, record.classes, most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,14 @@ import typer
 from prune_tool import defaults
 from prune_tool.errors import ProviderError, UsageError
 from prune_tool.records import Request
+
+
+def _hush(quiet: bool) -> bool:
+    """Downloads bring bars of their own, which are switched off before their library is imported or not at all."""
+    if quiet:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    return quiet
+
 
 Model = Annotated[
     str | None,
@@ -42,6 +51,14 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Of splits and random s
 Draws = Annotated[int, typer.Option("--draws", min=2, help="Random subsets per size.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded, and count them.")]
 Device = Annotated[str, typer.Option("--device", help="Where features are extracted: cpu or cuda.")]
+Strategy = Annotated[
+    str,
+    typer.Option("--strategy", help="How neurons are picked: random (the definition), or pivoted (by label)."),
+]
+MaxClassDrop = Annotated[
+    str | None,
+    typer.Option("--max-class-drop", help="Exit 1 if a class loses more points: 10pp.", show_default=False),
+]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
 Run = Annotated[
@@ -57,7 +74,7 @@ BatchSizes = Annotated[str, typer.Option("--batch", help="Batch sizes to time, w
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads within an operator.")]
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Timing per batch size.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_hush, help="No progress on stderr.")]
 
 
 def request(
@@ -69,9 +86,12 @@ def request(
     draws: int,
     skip_bad: bool,
     device: str,
+    strategy: str,
 ) -> Request:
     """The request that a command's options make."""
     _require_device(device)
+    if strategy not in ("random", "pivoted"):
+        raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
     return Request(
         model=model,
         data=data,
@@ -81,6 +101,7 @@ def request(
         n_draws=draws,
         skip_bad=skip_bad,
         device=device,
+        strategy="pivoted" if strategy == "pivoted" else "random",
     )
 
 
@@ -94,6 +115,14 @@ def _require_device(device: str) -> None:
         if not torch.cuda.is_available():
             found = f"PyTorch {torch.__version__} finds no CUDA device it can use"
             raise ProviderError(asked=asked, found=found, remedy="Use --device cpu")
+
+
+def points(option: str, text: str) -> float:
+    """Points of accuracy, as ``10pp``."""
+    number = text.removesuffix("pp")
+    if not number.replace(".", "", 1).isdecimal():
+        raise UsageError(asked=f"{option} {text}", found="not points of accuracy", remedy=f"Try {option} 10pp")
+    return float(number)
 
 
 def _input_sizes(text: str) -> tuple[int, ...] | None:

@@ -10,11 +10,12 @@ import numpy as np
 
 from prune_tool import defaults
 from prune_tool.frontier.screen import front, near_front
-from prune_tool.pipeline.measure import measure, random_subset, readings_of
-from prune_tool.pipeline.probing import FitData, fit_data, fit_probe, probe_candidate
+from prune_tool.pipeline.features import FitData, fit_data
+from prune_tool.pipeline.measure import measure, readings_of
+from prune_tool.pipeline.probing import fit_probe, probe_candidate
 from prune_tool.pipeline.runs import RunRecord, describe_run, write_run
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Analysis, Candidate, Full, MeasuredReading, Reading
+from prune_tool.records import Analysis, Candidate, Full, MeasuredReading
 from prune_tool.redundancy.logistic import LogisticProbe
 from prune_tool.store.layout import RunFolder, create_run, free_name
 from prune_tool.surgery.cost import cost_of
@@ -42,7 +43,7 @@ def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Ana
     Raises:
         PruneToolError: the model, the data or the cache cannot be used; nothing has been written to ``runs``.
     """
-    data = workspace.once("fit data", lambda: fit_data(workspace))
+    data = fit_data(workspace)
     full, _ = measure_full(workspace, data)
     measured = _measure_all(workspace, data)
     analysis = Analysis(full=full, delta=defaults.DELTA, measured=measured)
@@ -60,31 +61,27 @@ def measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPro
 
 def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticProbe]:
     subject = workspace.native
-    head = Reading(input_size=subject.input_size, kind="layer", taps=(HEAD,), n_per_tap=(subject.taps[-1].width,))
-    subset = random_subset(head, subject, head.width, workspace.request.seed)
+    width = subject.taps[-1].width
     with workspace.progress.stage("fitting the full backbone's probe"):
-        probe = fit_probe(data, subject.input_size, subset, len(workspace.source.classes))
+        probe = fit_probe(data, subject.input_size, {HEAD: np.arange(width)})
     cost = cost_of(subject.captured)
-    n_probe = head.width * len(workspace.source.classes)
-    val = probe.score(data.features(subject.input_size, HEAD)[data.val], data.labels[data.val])
+    n_probe = width * data.n_classes
     full = Full(
         input_size=subject.input_size,
-        width=head.width,
+        width=width,
         macs=cost.macs + n_probe,
-        n_params=cost.n_params + n_probe + len(workspace.source.classes),
-        val=val,
+        n_params=cost.n_params + n_probe + data.n_classes,
+        val=probe.score(data.features(subject.input_size, HEAD)[data.val], data.labels[data.val]),
     )
     return full, probe
 
 
 def _measure_all(workspace: Workspace, data: FitData) -> tuple[MeasuredReading, ...]:
     work = [(subject, reading) for subject in workspace.subjects for reading in readings_of(subject)]
-    rows = (data.train, data.val)
     found = []
     with workspace.progress.stage("sweeping random subsets", len(work)) as advance:
         for subject, reading in work:
-            features = data.at(subject.input_size)
-            found.append(measure(subject, reading, features, data.labels, rows, workspace.request))
+            found.append(measure(subject, reading, data, workspace.request))
             advance(1)
     return tuple(found)
 

@@ -15,8 +15,9 @@ from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.verify import FLOAT32_TOLERANCE, Parity, check_parity
 from prune_tool.errors import VerificationError
 from prune_tool.pipeline.decode import images_of
-from prune_tool.pipeline.measure import Subset, kept_outputs, random_subset
-from prune_tool.pipeline.probing import ROUND_TO, FitData, fit_probe
+from prune_tool.pipeline.features import FitData
+from prune_tool.pipeline.measure import Subset, kept_outputs
+from prune_tool.pipeline.probing import ROUND_TO, fit_probe, subset_of
 from prune_tool.pipeline.workspace import Probed, Subject, Workspace
 from prune_tool.records import Analysis, Candidate, Reading
 from prune_tool.redundancy.logistic import LogisticProbe
@@ -43,6 +44,7 @@ class Built:
             neurons, relative to the largest logit.
         parity: ONNX Runtime against PyTorch.
         n_bytes: size of the ONNX file.
+        gradient_norm: of the probe's objective where its fit ended (converged: see ``redundancy.logistic``).
     """
 
     reading: Reading
@@ -51,6 +53,7 @@ class Built:
     slicing_diff: float
     parity: Parity
     n_bytes: int
+    gradient_norm: float
 
 
 def build(
@@ -69,8 +72,8 @@ def build(
     reading = analysis.measured[candidate.reading].reading
     subject = workspace.subject(reading.input_size)
     classes = workspace.source.classes
-    subset = random_subset(reading, subject, candidate.n_neurons, workspace.request.seed)
-    probe = fit_probe(data, reading.input_size, subset, len(classes), (candidate.strength,))
+    subset = subset_of(workspace, data, reading, candidate.n_neurons)
+    probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
     with workspace.progress.stage(f"cutting {reading} to {candidate.n_neurons:,} neurons"):
         trunk = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=ROUND_TO)
         sliced = Probed(trunk, *_tensors(probe))
@@ -95,6 +98,7 @@ def build(
         slicing_diff=slicing_diff,
         parity=parity,
         n_bytes=n_bytes,
+        gradient_norm=probe.gradient_norm,
     )
 
 

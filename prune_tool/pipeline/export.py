@@ -24,11 +24,13 @@ from prune_tool.frontier.choice import safe_to_cheap, smallest_size, within_budg
 from prune_tool.pipeline.analyze import measure_full, probe_front
 from prune_tool.pipeline.build import Built, build, build_full
 from prune_tool.pipeline.decode import images_of
-from prune_tool.pipeline.measure import columns, random_subset
-from prune_tool.pipeline.probing import FitData, features_of, fit_data, fit_probe, probe_candidate
+from prune_tool.pipeline.features import FitData, Indices, features_of, fit_data
+from prune_tool.pipeline.measure import columns
+from prune_tool.pipeline.probing import fit_probe, probe_candidate, subset_of
 from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, require_same
 from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
 from prune_tool.records import Analysis, Budget, Candidate
+from prune_tool.redundancy.fairness import Fairness, compare_classes
 from prune_tool.store.atomic import write_json
 from prune_tool.store.fingerprint import file_fingerprint
 from prune_tool.store.layout import RunFolder
@@ -43,6 +45,7 @@ class Exported:
         sentence: the certificate for people.
         certificate: of the file's own predictions on the test images.
         tested: every candidate tried, safest first, with the outcome of its test on the same images' neurons.
+        fairness: accuracy class by class of the file and of the full backbone, on the test images.
         built: what was shipped: recipe, parity and sizes.
         full_parity: ONNX Runtime against PyTorch for the full backbone.
         model_sha256: of ``model.onnx``.
@@ -51,6 +54,7 @@ class Exported:
     sentence: str
     certificate: Certificate
     tested: tuple[tuple[Candidate, DropTest], ...]
+    fairness: Fairness
     built: Built
     full_parity: Parity
     model_sha256: str
@@ -85,25 +89,30 @@ def export(
     record, analysis = read_record(run), read_analysis(run)
     require_same(workspace, record, run)
     allowed = _allowed(taps, analysis)
-    data = workspace.once("fit data", lambda: fit_data(workspace))
+    data = fit_data(workspace)
     order = _candidates_to_test(workspace, run, analysis, data, budget, allowed)
     full_parity = build_full(workspace, run, measure_full(workspace, data)[1])
-    full_correct = correct_on_test(workspace, workspace.native, run.full, "testing the full backbone")
-    tests = _on_test_images(workspace, analysis, data, order)
-    sequence = fixed_sequence(partial(_test, correct, full_correct, budget, confidence) for correct in tests)
+    labels = workspace.source.labels[workspace.splits.test]
+    full = predict_on_test(workspace, workspace.native, run.full, "testing the full backbone")
+
+    def drop(predicted: Indices) -> DropTest:
+        return test_drop(full == labels, predicted == labels, budget, 1 - confidence)
+
+    predictions = _on_test_images(workspace, analysis, data, order)
+    sequence = fixed_sequence(partial(_after, drop, predict) for predict in predictions)
     shipped = order[sequence.n_passed - 1]  # the last that passed; where none did, -1: the cheapest, uncertified
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".partial-") as scratch:
         folder = RunFolder(Path(scratch))
         built = build(workspace, data, analysis, shipped, folder, _metadata(record, analysis, budget))
         subject = workspace.subject(built.reading.input_size)
-        kept_correct = correct_on_test(workspace, subject, folder.model, "testing the file")
-        outcome = test_drop(full_correct, kept_correct, budget, 1 - confidence)
-        certificate = certify(outcome, after_failure=sequence.n_passed == 0)
+        kept = predict_on_test(workspace, subject, folder.model, "testing the file")
+        certificate = certify(drop(kept), after_failure=sequence.n_passed == 0)
         _move(folder, run)
     exported = Exported(
         sentence=certificate.sentence(),
         certificate=certificate,
         tested=tuple(zip(order, sequence.tests, strict=False)),
+        fairness=compare_classes(labels, full, kept, data.n_classes),
         built=built,
         full_parity=full_parity,
         model_sha256=file_fingerprint(run.model),
@@ -112,10 +121,14 @@ def export(
     return exported
 
 
+def _after(test: Callable[[Indices], DropTest], predict: Callable[[], Indices]) -> DropTest:
+    return test(predict())
+
+
 def _on_test_images(
     workspace: Workspace, analysis: Analysis, data: FitData, order: Sequence[Candidate]
-) -> Iterator[Callable[[], NDArray[np.bool_]]]:
-    """For each candidate, a function that says which test images it classifies correctly.
+) -> Iterator[Callable[[], Indices]]:
+    """For each candidate, a function that predicts the classes (n,) of the test images.
 
     One pass over the test images serves all of them: the candidates' neurons are columns of the same taps. The file
     that ships is run on the images by itself afterwards.
@@ -123,26 +136,18 @@ def _on_test_images(
     sizes = {analysis.measured[candidate.reading].reading.input_size for candidate in order}
     subjects = [subject for subject in workspace.subjects if subject.input_size in sizes]
     features = features_of(workspace, subjects, workspace.splits.test)
-    labels = workspace.source.labels[workspace.splits.test]
 
-    def correct(candidate: Candidate) -> NDArray[np.bool_]:
+    def predict(candidate: Candidate) -> Indices:
         reading = analysis.measured[candidate.reading].reading
-        subject = workspace.subject(reading.input_size)
-        subset = random_subset(reading, subject, candidate.n_neurons, workspace.request.seed)
-        probe = fit_probe(data, reading.input_size, subset, len(workspace.source.classes), (candidate.strength,))
-        return np.asarray(probe.predict(columns(partial(features, reading.input_size), subset)) == labels)
+        subset = subset_of(workspace, data, reading, candidate.n_neurons)
+        probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
+        return probe.predict(columns(partial(features, reading.input_size), subset))
 
-    return (partial(correct, candidate) for candidate in order)
-
-
-def _test(
-    correct: Callable[[], NDArray[np.bool_]], full_correct: NDArray[np.bool_], budget: Budget, confidence: float
-) -> DropTest:
-    return test_drop(full_correct, correct(), budget, 1 - confidence)
+    return (partial(predict, candidate) for candidate in order)
 
 
-def correct_on_test(workspace: Workspace, subject: Subject, model: Path, title: str) -> NDArray[np.bool_]:
-    """Whether a written file classifies each test image correctly, (n,), run through ONNX Runtime by itself."""
+def predict_on_test(workspace: Workspace, subject: Subject, model: Path, title: str) -> Indices:
+    """Classes (n,) that a written file gives the test images, run through ONNX Runtime by itself."""
     session = open_session(model, n_threads=n_threads(), spin=False)
     rows = workspace.splits.test
     with workspace.progress.stage(title, len(rows)) as advance:
@@ -152,8 +157,7 @@ def correct_on_test(workspace: Workspace, subject: Subject, model: Path, title: 
                 yield images
                 advance(len(images))
 
-        predicted = predict(session, batches()).argmax(axis=1)
-    return np.asarray(predicted == workspace.source.labels[rows])
+        return np.asarray(predict(session, batches()).argmax(axis=1))
 
 
 def _candidates_to_test(

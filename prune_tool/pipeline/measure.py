@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_tool import defaults
+from prune_tool.pipeline.features import FitData
 from prune_tool.pipeline.workspace import Subject
 from prune_tool.records import MeasuredReading, Reading, Request
 from prune_tool.redundancy.measures import diffuse_redundancy
-from prune_tool.redundancy.moments import MomentsAccumulator
+from prune_tool.redundancy.moments import Moments, MomentsAccumulator
+from prune_tool.redundancy.pivoted import pivoted_order
 from prune_tool.redundancy.subsets import draw_permutations, draw_pool, size_grid
 from prune_tool.redundancy.sweep import sweep_draws
 from prune_tool.surgery.cost import cost_of
@@ -49,12 +51,12 @@ def offered_neurons(reading: Reading, subject: Subject) -> Subset:
     return draw_pool({tap: widths[tap] for tap in reading.taps}, defaults.MAX_POOL, defaults.SEED)
 
 
-def random_subset(reading: Reading, subject: Subject, n_neurons: int, seed: int, draw: int = 0) -> Subset:
-    """The first ``n_neurons`` of a draw's permutation of what the reading offers; taps without any are absent."""
+def prefix_subset(reading: Reading, subject: Subject, order: Indices, n_neurons: int) -> Subset:
+    """The first ``n_neurons`` of an order of what the reading offers, by tap; taps without any are absent."""
     offered = offered_neurons(reading, subject)
     owner = np.repeat(np.arange(len(offered)), [len(neurons) for neurons in offered.values()])
     flat = np.concatenate(list(offered.values()))
-    prefix = draw_permutations(len(flat), draw + 1, seed)[draw][:n_neurons]
+    prefix = order[:n_neurons]
     chosen = {tap: np.sort(flat[prefix[owner[prefix] == i]]) for i, tap in enumerate(offered)}
     return {tap: neurons for tap, neurons in chosen.items() if len(neurons)}
 
@@ -70,37 +72,37 @@ def kept_outputs(subset: Subset, subject: Subject) -> dict[int, Indices]:
     return {number[tap]: neurons for tap, neurons in subset.items()}
 
 
-def measure(
-    subject: Subject,
-    reading: Reading,
-    features: Callable[[str], NDArray[np.float32]],
-    labels: Indices,
-    rows: tuple[Indices, Indices],
-    request: Request,
-) -> MeasuredReading:
-    """Sweep random subsets of one reading.
+def orders_of(reading: Reading, moments: Moments, request: Request) -> NDArray[np.int64]:
+    """Orders (r, width) of what a reading offers, whose prefixes are the subsets: random draws, or the greedy one."""
+    if request.strategy == "pivoted":
+        return pivoted_order(moments, reading.width, defaults.PIVOT_RIDGE)[None]
+    return draw_permutations(reading.width, request.n_draws, request.seed)
+
+
+def moments_of(reading: Reading, subject: Subject, data: FitData) -> tuple[Moments, NDArray[np.float32]]:
+    """Moments of a reading's training features, and its validation features (n_val, width)."""
+    found = columns(data.at(reading.input_size), offered_neurons(reading, subject))
+    accumulator = MomentsAccumulator(found.shape[1], data.n_classes)
+    accumulator.update(found[data.train], data.labels[data.train])
+    return accumulator.freeze(), found[data.val]
+
+
+def measure(subject: Subject, reading: Reading, data: FitData, request: Request) -> MeasuredReading:
+    """Sweep the subsets of one reading.
 
     Args:
         subject: the backbone at the reading's input size.
         reading: what to sweep.
-        features: tap -> (n, width) float32.
-        labels: (n,) int64.
-        rows: row numbers of the training images and of the validation images.
-        request: says how many draws, from which seed, on which device.
+        data: training and validation neurons.
+        request: says how subsets are picked, how many draws, from which seed, on which device.
     """
-    train, val = rows
-    everything = offered_neurons(reading, subject)
-    found = columns(features, everything)
-    n_classes = int(labels.max()) + 1
-    accumulator = MomentsAccumulator(found.shape[1], n_classes)
-    accumulator.update(found[train], labels[train])
-    permutations = draw_permutations(reading.width, request.n_draws, request.seed)
+    moments, val = moments_of(reading, subject, data)
+    orders = orders_of(reading, moments, request)
     sizes = size_grid(reading.width, defaults.N_SIZES)
-    curve = sweep_draws(
-        accumulator.freeze(), found[val], labels[val], permutations, sizes, defaults.RIDGE_GRID, device=request.device
-    )
+    labels = data.labels[data.val]
+    curve = sweep_draws(moments, val, labels, orders, sizes, defaults.RIDGE_GRID, device=request.device)
     redundancy = diffuse_redundancy(curve, defaults.DELTA)
-    cost = cost_of(subject.captured, kept_outputs(everything, subject))
+    cost = cost_of(subject.captured, kept_outputs(offered_neurons(reading, subject), subject))
     return MeasuredReading(
         reading=reading,
         macs=cost.macs,

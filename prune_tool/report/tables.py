@@ -12,6 +12,7 @@ from prune_tool.deploy.bench import BenchResult
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.export import Exported
 from prune_tool.records import Analysis, Candidate, MeasuredReading
+from prune_tool.redundancy.fairness import Fairness
 from prune_tool.store.layout import RunFolder
 
 
@@ -92,7 +93,9 @@ def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table
     return table
 
 
-def export_tables(exported: Exported, analysis: Analysis, run: RunFolder) -> Sequence[RenderableType]:
+def export_tables(
+    exported: Exported, analysis: Analysis, classes: Sequence[str], run: RunFolder
+) -> Sequence[RenderableType]:
     """What ``export`` wrote and proved."""
     table = _table(
         "Tested on untouched images, from safe to cheap", "cut", "neurons", "acc. %", "full %", "p", "within budget"
@@ -116,11 +119,22 @@ def export_tables(exported: Exported, analysis: Analysis, run: RunFolder) -> Seq
         f": sliced = full to {built.slicing_diff:.0e}; ONNX Runtime = PyTorch to {built.parity.max_rel_diff:.0e} of the"
         f" largest logit at batch {', '.join(map(str, built.parity.batch_sizes))}, top-1 {built.parity.n_top1_agree}"
         f" of {built.parity.n_images}\n",
+        ("Classes", "bold"),
+        f": {_fairness(exported.fairness, classes)}\n",
         ("Certificate", "bold"),
         f" ({exported.certificate.state}): {exported.sentence}\n",
         str(run.model),
     )
     return [table, shipped]
+
+
+def _fairness(fairness: Fairness, classes: Sequence[str]) -> str:
+    worst = fairness.worst
+    return (
+        f"{classes[worst.label]} changes most for the worse, {percent(worst.full.accuracy)} to"
+        f" {percent(worst.kept.accuracy)} %; Gini of class accuracies {fairness.full_gini:.3f} to"
+        f" {fairness.kept_gini:.3f}"
+    )
 
 
 def bench_tables(result: BenchResult) -> Sequence[RenderableType]:

@@ -121,6 +121,15 @@ class TestModel:
         save_file(create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
         assert ask("inspect", "test_resnet", "--checkpoint", tmp_path / "weights.safetensors", "-q").status == 0
 
+    def test_weights_that_cannot_be_downloaded(
+        self, refused: Callable[..., str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        message = refused("test_vit", images)
+        assert "could not be downloaded" in message
+        assert "local-dir:FOLDER" in message  # which every other test here gives
+
     def test_a_missing_checkpoint(self, refused: Callable[..., str], images: Path) -> None:
         assert "no such file" in refused("test_resnet", images, "--checkpoint", NOWHERE)
 
@@ -179,15 +188,21 @@ class TestRun:
         assert Path(there) == exported
         assert ask("bench", there, "--batch", "1", "--seconds", "0.1", "-q").status == 0
 
-    def test_from_nothing_to_a_bench_by_way_of_the_messages(self, convnet: str, images: Path, tmp_path: Path) -> None:
-        place = ("--runs", tmp_path / "runs")
-        step = {"analyze": (convnet, images, *QUICK), "export": ("--budget", "0.2"), "bench": ("--seconds", "0.1")}
-        assert proposal(refusal(ask("export", *place, "-q")), r"Run `prune-tool (\w+)` first") == "analyze"
-        taken = []
-        while (answer := ask("bench", *place, *step["bench"], "-q")).status != 0:
-            taken.append(proposal(refusal(answer), r"Run `prune-tool (\w+)` first"))
-            assert ask(taken[-1], *step[taken[-1]], *place, "-q").status == 0
-        assert taken == ["analyze", "export"]
+    @pytest.mark.parametrize("command", ["export", "bench"])
+    def test_before_analyze(self, command: str, tmp_path: Path) -> None:
+        """That the command proposed there works is what every other test here starts from."""
+        message = refusal(ask(command, "--runs", tmp_path, "-q"))
+        assert "Run `prune-tool analyze` first" in message
+        assert not list(tmp_path.iterdir())
+
+    def test_bench_before_export(self, analyzed: Path, exported: Path) -> None:
+        before = sorted(analyzed.iterdir())
+        assert "Run `prune-tool export` first" in refusal(ask("bench", analyzed, "-q"))
+        assert sorted(analyzed.iterdir()) == before
+        assert ask("bench", exported, "--batch", "1", "--seconds", "0.1", "-q").status == 0
+
+    def test_the_newest_is_taken_where_none_is_named(self, exported: Path) -> None:
+        assert ask("bench", "--runs", exported.parent, "--batch", "1", "--seconds", "0.1", "-q").status == 0
 
     def test_a_damaged_one(self, analyzed: Path, tmp_path: Path) -> None:
         run = tmp_path / "run"

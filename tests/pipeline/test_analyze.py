@@ -11,12 +11,13 @@ from prune_tool import defaults
 from prune_tool.errors import BadImageError
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.extract import extract
-from prune_tool.pipeline.measure import columns, kept_outputs, random_subset, readings_of
-from prune_tool.pipeline.probing import fit_data
+from prune_tool.pipeline.features import fit_data
+from prune_tool.pipeline.measure import columns, kept_outputs, prefix_subset, readings_of
 from prune_tool.pipeline.runs import read_analysis, read_candidates, read_record
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Request
 from prune_tool.redundancy.moments import MomentsAccumulator
+from prune_tool.redundancy.subsets import draw_permutations
 from prune_tool.surgery.slicing import slice_graph
 
 
@@ -122,7 +123,7 @@ def test_the_swept_columns_are_what_the_sliced_network_puts_out(workspace: Works
 
     subject = workspace.native
     pool = [r for r in readings_of(subject) if r.kind == "pool"][-1]
-    subset = random_subset(pool, subject, pool.width // 3, seed=7)
+    subset = prefix_subset(pool, subject, draw_permutations(pool.width, 1, 7)[0], pool.width // 3)
     assert len(subset) > 1
     images = torch.from_numpy(parity_images(workspace, subject))
     sliced = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=8)
@@ -135,15 +136,16 @@ def test_the_swept_columns_are_what_the_sliced_network_puts_out(workspace: Works
 def test_subsets_of_a_draw_are_nested_and_repeat(workspace: Workspace) -> None:
     subject = workspace.native
     pool = [r for r in readings_of(subject) if r.kind == "pool"][-1]
-    small, large = (random_subset(pool, subject, n, seed=3, draw=1) for n in (20, 40))
+    order = draw_permutations(pool.width, 2, 3)[1]
+    small, large = (prefix_subset(pool, subject, order, n) for n in (20, 40))
     assert all(np.isin(neurons, large[tap]).all() for tap, neurons in small.items())
-    again = random_subset(pool, subject, 20, seed=3, draw=1)
+    assert sum(len(neurons) for neurons in small.values()) == 20
+    again = prefix_subset(pool, subject, draw_permutations(pool.width, 4, 3)[1], 20)
     assert all(np.array_equal(small[tap], again[tap]) for tap in small)
 
 
 def test_sweep_on_real_features_equals_a_direct_solve(workspace: Workspace) -> None:
     """Every size of one draw against numpy's solver, ridge probe by ridge probe."""
-    from prune_tool.redundancy.subsets import draw_permutations
     from prune_tool.redundancy.sweep import sweep
 
     data = fit_data(workspace)

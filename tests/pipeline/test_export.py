@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ import torch
 
 import prune_tool
 from prune_tool.errors import BudgetError, RunError, UsageError
-from prune_tool.pipeline.analyze import Analyzed
+from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.build import parity_images
-from prune_tool.pipeline.export import Exported, correct_on_test, export
+from prune_tool.pipeline.export import Exported, export, predict_on_test
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Budget
+from prune_tool.records import Budget, Request
 
 
 def initialisers(path: Path) -> dict[str, tuple[int, ...]]:
@@ -70,8 +71,10 @@ def test_the_certificate_speaks_of_this_file(workspace: Workspace, exported: Exp
     assert stored["model_sha256"] == hashlib.sha256(run.model.read_bytes()).hexdigest()
     assert stored["certificate"]["state"] == "certified"
     subject = workspace.subject(exported.built.reading.input_size)
-    again = correct_on_test(workspace, subject, run.model, "again")
-    assert exported.certificate.test.kept.n_correct == int(again.sum())
+    again = predict_on_test(workspace, subject, run.model, "again")
+    labels = workspace.source.labels[workspace.splits.test]
+    assert exported.certificate.test.kept.n_correct == int((again == labels).sum())
+    assert sum(c.kept.n_correct for c in exported.fairness.classes) == int((again == labels).sum())
     assert exported.certificate.test.kept.n_images == len(workspace.splits.test)
 
 
@@ -120,7 +123,6 @@ def test_unknown_taps_are_refused(workspace: Workspace, analyzed: Analyzed) -> N
 
 
 def test_a_budget_that_nothing_meets_says_which_would(workspace: Workspace, analyzed: Analyzed) -> None:
-    from dataclasses import replace
 
     from prune_tool.frontier.choice import within_budget
 
@@ -134,7 +136,6 @@ def test_a_budget_that_nothing_meets_says_which_would(workspace: Workspace, anal
 
 
 def test_a_run_whose_images_changed_is_refused(workspace: Workspace, analyzed: Analyzed, home: Path) -> None:
-    from dataclasses import replace
 
     from tests.support import write_images
 
@@ -147,3 +148,12 @@ def test_bench_times_both_files(analyzed: Analyzed, exported: Exported) -> None:
     result = prune_tool.bench(analyzed.run, batch_sizes=(1,), seconds=0.5, n_threads=1)
     assert {timing.contender for timing in result.timings} == {"full", "kept"}
     assert json.loads(analyzed.run.bench.read_text())["timings"]
+
+
+def test_pivoted_neurons_can_ship(request_: Request, home: Path) -> None:
+    workspace = Workspace(replace(request_, strategy="pivoted"))
+    pivoted = analyze(workspace, runs=home / "runs-pivoted")
+    assert all(len(m.n_correct) == 1 for m in pivoted.analysis.measured)
+    shipped = export(workspace, pivoted.run, budget=Budget.parse("0.2"))
+    assert shipped.certificate.state == "certified"
+    assert initialisers(pivoted.run.model) != initialisers(pivoted.run.full)
