@@ -88,6 +88,7 @@ class Request:
         device: ``cpu`` or ``cuda``, where features are extracted.
         strategy: how neurons are picked: ``random`` (the definition of diffuse redundancy), or ``pivoted``, greedily by
             the training labels.
+        compare: also measure other ways to take numbers from the penultimate layer.
     """
 
     model: str | None = None
@@ -100,6 +101,7 @@ class Request:
     skip_bad: bool = False
     device: str = "cpu"
     strategy: Strategy = "random"
+    compare: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +180,39 @@ class Full:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Another way to take ``k`` numbers from the penultimate layer, on the axes of random subsets.
+
+    Attributes:
+        name: of the way.
+        sizes: numbers taken, ascending.
+        accuracy: mean over draws of the ridge probe's validation accuracy, per size.
+        spread: standard deviation over draws; 0 where there is only one.
+        cka: linear CKA with the whole layer (mean over draws), where what is taken are neurons.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    spread: tuple[float, ...]
+    cka: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """Everything ``analyze`` measured."""
+    """Everything ``analyze`` measured.
+
+    Attributes:
+        full: the yardstick.
+        delta: share of a layer's own accuracy that critical sizes keep.
+        measured: every reading.
+        comparisons: on the penultimate layer, where they were asked for.
+    """
 
     full: Full
     delta: float
     measured: tuple[MeasuredReading, ...]
+    comparisons: tuple[Comparison, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

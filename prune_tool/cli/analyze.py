@@ -13,13 +13,14 @@ def command(
     skip_bad: options.SkipBad = False,
     device: options.Device = "cpu",
     strategy: options.Strategy = "random",
+    compare: options.Compare = False,
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure how redundant a backbone is for your images, and where cutting it pays."""
-    request = options.request(model, data, checkpoint, input_size, seed, draws, skip_bad, device, strategy)
+    request = options.request(model, data, checkpoint, input_size, seed, draws, skip_bad, device, strategy, compare)
     from prune_tool.cli.console import show, watching
     from prune_tool.pipeline.analyze import analyze
     from prune_tool.pipeline.workspace import Workspace

@@ -55,6 +55,7 @@ Strategy = Annotated[
     str,
     typer.Option("--strategy", help="How neurons are picked: random (the definition), or pivoted (by label)."),
 ]
+Compare = Annotated[bool, typer.Option("--compare", help="Also measure PCA, projections, first and pivoted neurons.")]
 MaxClassDrop = Annotated[
     str | None,
     typer.Option("--max-class-drop", help="Exit 1 if a class loses more points: 10pp.", show_default=False),
@@ -87,6 +88,7 @@ def request(
     skip_bad: bool,
     device: str,
     strategy: str,
+    compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
     _require_device(device)
@@ -102,6 +104,7 @@ def request(
         skip_bad=skip_bad,
         device=device,
         strategy="pivoted" if strategy == "pivoted" else "random",
+        compare=compare,
     )
 
 

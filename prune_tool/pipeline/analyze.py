@@ -10,6 +10,7 @@ import numpy as np
 
 from prune_tool import defaults
 from prune_tool.frontier.screen import front, near_front
+from prune_tool.pipeline.compare import compare
 from prune_tool.pipeline.features import FitData, fit_data
 from prune_tool.pipeline.measure import measure, readings_of
 from prune_tool.pipeline.probing import fit_probe, probe_candidate
@@ -46,7 +47,8 @@ def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Ana
     data = fit_data(workspace)
     full, _ = measure_full(workspace, data)
     measured = _measure_all(workspace, data)
-    analysis = Analysis(full=full, delta=defaults.DELTA, measured=measured)
+    comparisons = compare(workspace, data) if workspace.request.compare else ()
+    analysis = Analysis(full=full, delta=defaults.DELTA, measured=measured, comparisons=comparisons)
     candidates = probe_front(workspace, data, measured)
     record = describe_run(workspace)
     run = create_run(runs, name or free_name(runs, record.default_name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -40,7 +41,8 @@ def analysis_tables(analyzed: Analyzed) -> Sequence[RenderableType]:
         f"{full.macs / 1e6:,.0f} M MACs, {full.n_params / 1e6:.2f} M parameters",
     )
     where = Text(f"Written to {analyzed.run.path}")
-    return [head, _redundancy_table(analysis), frontier_table(analysis, analyzed.candidates), where]
+    compared = [_comparison_table(analysis)] if analysis.comparisons else []
+    return [head, _redundancy_table(analysis), *compared, frontier_table(analysis, analyzed.candidates), where]
 
 
 def _redundancy_table(analysis: Analysis) -> Table:
@@ -69,6 +71,23 @@ def _redundancy_cells(measured: MeasuredReading) -> tuple[str, str, str, str]:
         f"{measured.critical_size:,} ±{measured.critical_size_std:.0f}",
         f"{measured.redundancy:.2f}",
     )
+
+
+def _comparison_table(analysis: Analysis) -> Table:
+    """Accuracy of every way to take numbers from the penultimate layer, at round shares of it."""
+    shares = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+    table = _table(
+        "Penultimate layer: ridge accuracy (CKA) at a share of it", "taken", *(f"{100 * share:g} %" for share in shares)
+    )
+    for comparison in analysis.comparisons:
+        sizes = np.array(comparison.sizes)
+        cells = []
+        for share in shares:
+            i = int(np.abs(sizes - share * sizes[-1]).argmin())
+            similarity = "" if comparison.cka is None else f" ({comparison.cka[i]:.2f})"
+            cells.append(f"{percent(comparison.accuracy[i])}{similarity}")
+        table.add_row(comparison.name, *cells)
+    return table
 
 
 def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table:

@@ -149,6 +149,7 @@ class TestOptions:
         ("option", "value", "proposed"),
         [
             ("--device", "tpu", r"Choose (\w+) or"),
+            ("--strategy", "clever", r"Choose \w+ or (\w+)"),
             ("--input-size", "large", r"Try --input-size (\S+)"),
             ("--input-size", "0", r"Try --input-size (\S+)"),
             ("--input-size", "128,,96", r"Try --input-size (\S+)"),
@@ -173,6 +174,11 @@ class TestOptions:
         proposed = re.findall(r"--budget (\S+) \(", message)
         assert len(proposed) == 2
         assert all(NOWHERE in ask_for(text) for text in proposed)
+
+    def test_class_drop(self) -> None:
+        message = refusal(ask("export", NOWHERE, "--max-class-drop", "lots"))
+        proposed = shlex.split(proposal(message, r"Try (--max-class-drop \S+)"))
+        assert NOWHERE in refusal(ask("export", NOWHERE, *proposed))
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
     def test_an_absent_device(self, refused: Callable[..., str]) -> None:

@@ -178,3 +178,13 @@ def test_a_broken_image_is_named_and_can_be_skipped(request_: Request, home: Pat
     assert not (home / "runs-bad").exists()
     done = analyze(Workspace(replace(bad, skip_bad=True)), runs=home / "runs-bad")
     assert json.loads(done.run.run.read_text())["n_bad_images"] == 1
+
+
+def test_comparisons_end_at_the_whole_layer(request_: Request, home: Path) -> None:
+    compared = analyze(Workspace(replace(request_, compare=True)), runs=home / "runs-compared")
+    comparisons = {c.name: c for c in compared.analysis.comparisons}
+    assert len(comparisons) == 5
+    assert len({c.accuracy[-1] for c in comparisons.values()}) == 1
+    assert comparisons["random neurons"].cka[-1] == pytest.approx(1)
+    head = next(m for m in compared.analysis.measured if m.reading.taps == ("head",))
+    assert comparisons["random neurons"].accuracy == pytest.approx(head.accuracy)
