@@ -20,14 +20,15 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": models[0] if models else platform.processor(),
         "n_cores": os.cpu_count(),
+        "n_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load_average": os.getloadavg()[0],
     }
 
 
-def save(name: str, result: dict[str, Any], packages: tuple[str, ...]) -> None:
-    """Write ``results/<name>.json`` with machine and versions."""
-    RESULTS.mkdir(exist_ok=True)
+def save(name: str, result: dict[str, Any], packages: tuple[str, ...], folder: Path = RESULTS) -> None:
+    """Write ``<name>.json`` with machine and versions into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
     versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
     record = {"machine": machine(), "versions": versions, **result}
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""One small run that all tests of the command line share. Nothing here writes into it; those that export copy it."""
+"""One small run that all tests of the command line share; those that export one copy it first."""
 
 from __future__ import annotations
 
