@@ -70,7 +70,7 @@ class Task:
     @property
     def width(self) -> int:
         """Neurons of the full layer."""
-        return self.train.shape[1]
+        return int(self.train.shape[1])
 
     @property
     def n_classes(self) -> int:
@@ -128,7 +128,8 @@ def bare_algebra(moments: Moments, val: Float64, device: str) -> Callable[[Int64
         L = torch.linalg.cholesky(gram)
         Z = torch.linalg.solve_triangular(L, B[p], upper=False)
         V = torch.linalg.solve_triangular(L, X[:, p].mT, upper=False)
-        return Z.mT @ V
+        scores: Tensor = Z.mT @ V
+        return scores
 
     return algebra
 
@@ -170,9 +171,9 @@ def probe_one(task: Task, neurons: Int64, device: str, strength: float | None) -
     """Seconds and accuracy of every contestant on one subset; ``strength=None`` chooses it first, untimed."""
     part = Task(
         name=task.name,
-        train=np.ascontiguousarray(task.train[:, neurons]),
+        train=task.train[:, neurons],
         train_labels=task.train_labels,
-        val=np.ascontiguousarray(task.val[:, neurons]),
+        val=task.val[:, neurons],
         val_labels=task.val_labels,
     )
     training = part.train, part.train_labels
@@ -248,14 +249,13 @@ def table(task: Task, n_draws: int, probes: list[dict[str, Any]], found: dict[st
         cells += [f"{100 * size[c]['accuracy']:.1f} % in {size[c]['seconds']:.2f} s" for c in CONTESTANTS]
         lines.append(f"| {k} ({k / task.width:.0%}) | {' | '.join(cells)} |")
     gap = 100 * found["largest_accuracy_below_logistic_from_20_percent"]
-    lines += [
-        "",
+    verdict = (
         f"{n_draws * task.width:,} ridge probes in {found['sweep_to_bare']:.2f} times the bare factorisation, solve and"
         f" product (aim: 2 at most); {found['times_faster_per_subset']['scikit_learn']:,.0f} times faster a subset than"
         f" scikit-learn (aim: 1,000); at most {gap:.2f} points below the converged logistic probe from 20 % of the"
-        " neurons up (aim: 0.5).",
-    ]
-    return "\n".join(lines)
+        " neurons up (aim: 0.5)."
+    )
+    return "\n".join([*lines, "", verdict])
 
 
 def main() -> None:

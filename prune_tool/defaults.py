@@ -59,3 +59,6 @@ less than the noise of validation."""
 SCREEN_SLACK = 0.02
 """Accuracy (0 to 1) by which a reading may fall short of the ridge frontier and still get a logistic probe: the two
 kinds of probe differ by about that much."""
+
+ROUND_TO = 8
+"""Kept widths are rounded up to a multiple of this: vector units and tensor cores work in eights."""

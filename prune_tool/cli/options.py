@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prune_tool import defaults
-from prune_tool.errors import ProviderError, UsageError
+from prune_tool.errors import UsageError
 from prune_tool.records import Request
 
 
@@ -91,7 +91,6 @@ def request(
     compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
-    _require_device(device)
     if strategy not in ("random", "pivoted"):
         raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
     return Request(
@@ -106,18 +105,6 @@ def request(
         strategy="pivoted" if strategy == "pivoted" else "random",
         compare=compare,
     )
-
-
-def _require_device(device: str) -> None:
-    asked = f"--device {device}"
-    if device not in ("cpu", "cuda"):
-        raise UsageError(asked=asked, found="no such device", remedy="Choose cpu or cuda")
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            found = f"PyTorch {torch.__version__} finds no CUDA device it can use"
-            raise ProviderError(asked=asked, found=found, remedy="Use --device cpu")
 
 
 def points(option: str, text: str) -> float:

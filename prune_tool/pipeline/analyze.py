@@ -18,7 +18,7 @@ from prune_tool.pipeline.runs import RunRecord, describe_run, write_run
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate, Full, MeasuredReading
 from prune_tool.redundancy.logistic import LogisticProbe
-from prune_tool.store.layout import RunFolder, create_run, free_name
+from prune_tool.store.layout import RunFolder, create_run, free_name, require_free
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.taps import HEAD
 
@@ -42,8 +42,10 @@ def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Ana
         name: of the new run; by default made of model and data.
 
     Raises:
-        PruneToolError: the model, the data or the cache cannot be used; nothing has been written to ``runs``.
+        PruneToolError: the model, the data, the cache or the name cannot be used; nothing has been written to ``runs``.
     """
+    if name is not None:
+        require_free(runs, name)
     data = fit_data(workspace)
     full, _ = measure_full(workspace, data)
     measured = _measure_all(workspace, data)

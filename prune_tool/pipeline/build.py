@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prune_tool import defaults
 from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.verify import FLOAT32_TOLERANCE, Parity, check_parity
 from prune_tool.errors import VerificationError
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.features import FitData
 from prune_tool.pipeline.measure import Subset, kept_outputs
-from prune_tool.pipeline.probing import ROUND_TO, fit_probe, subset_of
+from prune_tool.pipeline.probing import fit_probe, subset_of
 from prune_tool.pipeline.workspace import Probed, Subject, Workspace
 from prune_tool.records import Analysis, Candidate, Reading
 from prune_tool.redundancy.logistic import LogisticProbe
@@ -75,7 +76,7 @@ def build(
     subset = subset_of(workspace, data, reading, candidate.n_neurons)
     probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
     with workspace.progress.stage(f"cutting {reading} to {candidate.n_neurons:,} neurons"):
-        trunk = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=ROUND_TO)
+        trunk = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=defaults.ROUND_TO)
         sliced = Probed(trunk, *_tensors(probe))
         images = parity_images(workspace, subject)
         slicing_diff = _check_slicing(sliced, subject, subset, images)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -116,9 +115,8 @@ def open_runner(workspace: Workspace, subject: Subject) -> Runner:
 
 def _onnx_runner(workspace: Workspace, subject: Subject) -> Runner:
     names = [tap.name for tap in subject.taps]
-    path: Path = workspace.cache.root / "graphs" / f"{subject.fingerprint}.onnx"
+    path = workspace.cache.graph(subject.fingerprint)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_onnx(export_program(subject.captured, subject.example), path, metadata={}, output_names=tuple(names))
     session = open_session(path, n_threads=n_threads(), spin=False)
 

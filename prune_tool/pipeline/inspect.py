@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import fx
 
 from prune_tool import defaults
-from prune_tool.pipeline.probing import ROUND_TO
 from prune_tool.pipeline.progress import Progress, Silent
-from prune_tool.pipeline.workspace import Subject, pooler
+from prune_tool.pipeline.workspace import open_subject
 from prune_tool.redundancy.subsets import draw_permutations
 from prune_tool.surgery.analysis import analyse
 from prune_tool.surgery.cost import Cost, cost_of
-from prune_tool.surgery.taps import Tap, find_taps
-from prune_tool.task.backbone import Backbone, load_backbone, load_structure
+from prune_tool.surgery.taps import Tap
+from prune_tool.task.backbone import load_backbone, load_structure
 
 KEPT_PERCENT = 20
 """Of a tap's neurons, kept at random to see what a cut is worth: that much of a ResNet-50's penultimate layer serves
@@ -86,7 +84,7 @@ def inspect(
             backbone = load_structure(model, input_size=input_size)
         else:
             backbone = load_backbone(model, checkpoint=checkpoint, input_size=input_size)
-        subject = _open(backbone)
+        subject = open_subject(backbone)
     with progress.stage("capturing its graph"):
         captured = subject.captured
     with progress.stage("cutting at every tap", len(subject.taps)) as advance:
@@ -102,12 +100,6 @@ def inspect(
     )
 
 
-def _open(backbone: Backbone) -> Subject:
-    size = backbone.preprocessing.input_size
-    example = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return Subject(backbone=backbone, taps=find_taps(backbone.module, pooler(backbone.pooling), example))
-
-
 def _cost_tap(captured: fx.GraphModule, number: int, tap: Tap) -> TapCost:
     n_kept = -(-KEPT_PERCENT * tap.width // 100)
     kept = {number: np.sort(draw_permutations(tap.width, 1, defaults.SEED)[0][:n_kept])}
@@ -116,6 +108,6 @@ def _cost_tap(captured: fx.GraphModule, number: int, tap: Tap) -> TapCost:
         width=tap.width,
         whole=cost_of(captured, {number: None}),
         n_kept=n_kept,
-        kept=cost_of(captured, kept, round_to=ROUND_TO),
-        barriers=tuple(sorted(analyse(captured.graph, kept, round_to=ROUND_TO).barriers)),
+        kept=cost_of(captured, kept, round_to=defaults.ROUND_TO),
+        barriers=tuple(sorted(analyse(captured.graph, kept, round_to=defaults.ROUND_TO).barriers)),
     )

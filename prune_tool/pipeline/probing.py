@@ -12,9 +12,6 @@ from prune_tool.records import Candidate, Reading
 from prune_tool.redundancy.logistic import LogisticProbe, choose_logistic
 from prune_tool.surgery.cost import cost_of
 
-ROUND_TO = 8
-"""Kept widths are rounded up to a multiple of this: vector units and tensor cores work in eights."""
-
 
 def subset_of(workspace: Workspace, data: FitData, reading: Reading, n_neurons: int) -> Subset:
     """The subset that ships at this size: a prefix of the first draw, or of the pivoted order."""
@@ -47,7 +44,7 @@ def probe_candidate(
     subset = subset_of(workspace, data, reading, n_neurons)
     probe = fit_probe(data, reading.input_size, subset, strengths)
     found = columns(data.at(reading.input_size), subset)[data.val]
-    cost = cost_of(subject.captured, kept_outputs(subset, subject), round_to=ROUND_TO)
+    cost = cost_of(subject.captured, kept_outputs(subset, subject), round_to=defaults.ROUND_TO)
     n_probe = data.n_classes * n_neurons
     return Candidate(
         reading=number,

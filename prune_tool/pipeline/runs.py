@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from prune_tool.store.fingerprint import fingerprint
 from prune_tool.store.layout import RunFolder
 
 SCHEMA_VERSION = 1
+ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+"""Distributions that bring ONNX Runtime; a machine has one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +90,16 @@ def describe_run(workspace: Workspace) -> RunRecord:
 
 def versions() -> dict[str, str]:
     """Of everything whose rounding or defaults could change a number."""
-    packages = ("prune-tool", "torch", "timm", "onnx", "onnxruntime", "numpy", "scipy", "pillow")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    packages = ("prune-tool", "torch", "timm", "onnx", "onnxscript", *ONNX_RUNTIMES, "numpy", "pillow")
+    found = {package: _version(package) for package in packages}
+    return {"python": platform.python_version(), **{package: v for package, v in found.items() if v is not None}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def write_run(run: RunFolder, record: RunRecord, analysis: Analysis, candidates: tuple[Candidate, ...]) -> None:

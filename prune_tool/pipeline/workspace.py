@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prune_tool import defaults
-from prune_tool.errors import ModelError
+from prune_tool.errors import ModelError, ProviderError, UsageError
 from prune_tool.pipeline.progress import Progress, Silent
 from prune_tool.records import Request
 from prune_tool.store.features import FeatureCache, cache_root
@@ -51,9 +51,8 @@ class Subject:
 
     @cached_property
     def example(self) -> Tensor:
-        """(2, 3, h, w) float32 images in [0, 1]: noise, so that no two neurons agree by accident."""
-        generator = torch.Generator().manual_seed(0)
-        return torch.rand(2, 3, self.input_size, self.input_size, generator=generator)
+        """(2, 3, h, w) float32 images in [0, 1]."""
+        return _noise(self.input_size)
 
     @cached_property
     def captured(self) -> fx.GraphModule:
@@ -62,7 +61,14 @@ class Subject:
         preprocessing = self.backbone.preprocessing
         pool = pooler(self.backbone.pooling)
         tapped = TappedBackbone(self.backbone.module, names, pool, preprocessing.mean, preprocessing.std)
-        return capture(tapped.eval(), self.example)
+        try:
+            return capture(tapped.eval(), self.example)
+        except Exception as error:  # torch.export raises whatever the model's code met
+            raise ModelError(
+                asked=f"capture {self.backbone.source} at {self.input_size} px as a graph",
+                found=f"torch.export could not: {str(error).strip().splitlines()[0]}",
+                remedy="docs/support.md names families that work; please report this one",
+            ) from error
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,6 +76,17 @@ class Subject:
         preprocessing = self.backbone.preprocessing
         names = [tap.name for tap in self.taps]
         return fingerprint("features-1", self.backbone.fingerprint, repr(preprocessing), repr(names))
+
+
+def open_subject(backbone: Backbone, taps: Sequence[str] | None = None) -> Subject:
+    """A backbone with the taps named, by default every block's."""
+    example = _noise(backbone.preprocessing.input_size)
+    return Subject(backbone=backbone, taps=find_taps(backbone.module, pooler(backbone.pooling), example, taps))
+
+
+def _noise(input_size: int) -> Tensor:
+    """Two images of seeded noise, so that no two neurons agree by accident."""
+    return torch.rand(2, 3, input_size, input_size, generator=torch.Generator().manual_seed(0))
 
 
 def pooler(pooling: Pooling) -> Callable[[Tensor], Tensor]:
@@ -89,6 +106,7 @@ class Workspace:
     """Opens what a request names, each thing once."""
 
     def __init__(self, request: Request, progress: Progress | None = None) -> None:
+        _require_device(request.device)
         self.request = request
         self.progress: Progress = progress or Silent()
         self._made: dict[str, Any] = {}
@@ -155,10 +173,16 @@ class Workspace:
         with self.progress.stage(f"loading the backbone{f' at {input_size} px' if input_size else ''}"):
             checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
             backbone = load_backbone(request.model, checkpoint=checkpoint, input_size=input_size)
-            size = backbone.preprocessing.input_size
-            example = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-            taps = find_taps(backbone.module, pooler(backbone.pooling), example, request.taps)
-            return Subject(backbone=backbone, taps=taps)
+            return open_subject(backbone, request.taps)
+
+
+def _require_device(device: str) -> None:
+    asked = f"--device {device}"
+    if device not in ("cpu", "cuda"):
+        raise UsageError(asked=asked, found="no such device", remedy="Choose cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        found = f"PyTorch {torch.__version__} finds no CUDA device it can use"
+        raise ProviderError(asked=asked, found=found, remedy="Use --device cpu")
 
 
 def _sizes_worth_trying(own: int) -> Sequence[int]:

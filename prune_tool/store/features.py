@@ -50,6 +50,19 @@ class FeatureCache:
         """
         return FeatureEntry(self.root / "features" / f"{key}-{shard_size}", n_images=n_images, shard_size=shard_size)
 
+    def graph(self, key: str) -> Path:
+        """Where the compiled graph ``key`` belongs; its folder is there.
+
+        Raises:
+            CacheError: the cache cannot be written.
+        """
+        folder = self.root / "graphs"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        return folder / f"{key}.onnx"
+
 
 class FeatureEntry:
     """The feature arrays of one backbone on one set of images, in shards."""
@@ -82,7 +95,7 @@ class FeatureEntry:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.folder, error) from error
         try:
             if self._lock.lock_counter == 1:
                 for leftover in self.folder.glob(f"{PARTIAL_PREFIX}*"):
@@ -113,7 +126,7 @@ class FeatureEntry:
                 with replacing(self._file(shard)) as partial:
                     partial.write_bytes(encoded)
             except OSError as error:
-                raise self._unwritable(error) from error
+                raise _unwritable(self.folder, error) from error
 
     def read(self, names: Collection[str], rows: NDArray[np.int64] | None = None) -> dict[str, Floats]:
         """Read arrays, every number checked against the checksum that was written with it.
@@ -167,7 +180,7 @@ class FeatureEntry:
         except (SafetensorError, ValueError, UnicodeDecodeError) as error:
             raise self._damaged(shard) from error
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.folder, error) from error
         if any(fingerprint(array) != digests[name] for name, array in arrays.items()):
             raise self._damaged(shard)
         return arrays
@@ -191,9 +204,10 @@ class FeatureEntry:
             remedy="Run the same command again: it computes what is missing",
         )
 
-    def _unwritable(self, error: OSError) -> CacheError:
-        return CacheError(
-            asked=f"use the feature cache {self.folder}",
-            found=error.strerror or str(error),
-            remedy=f"Free some space, or set {CACHE_VARIABLE} to a folder on a disk that has some and can be written",
-        )
+
+def _unwritable(folder: Path, error: OSError) -> CacheError:
+    return CacheError(
+        asked=f"use the feature cache {folder}",
+        found=error.strerror or str(error),
+        remedy=f"Free some space, or set {CACHE_VARIABLE} to a folder on a disk that has some and can be written",
+    )

@@ -82,17 +82,29 @@ class RunFolder:
         return self.path / "README.md"
 
 
+def require_free(root: Path, name: str) -> None:
+    """Raise ``RunError`` unless a run of this name can be started: it names a folder, and no run has it yet."""
+    asked = f"start the run {name!r} in {root}"
+    if not name or name.startswith(".") or Path(name).name != name or "\\" in name:
+        raise RunError(
+            asked=asked, found="that is not the name of one folder", remedy="A name like 'solar-lite0' works"
+        )
+    if (root / name).exists():
+        raise RunError(
+            asked=asked, found="a run of that name exists", remedy=f"The name {free_name(root, name)!r} is free"
+        )
+    if root.exists() and not root.is_dir():
+        raise RunError(asked=asked, found=f"{root} is not a folder", remedy="Choose another folder")
+
+
 def create_run(root: Path, name: str) -> RunFolder:
     """Make an empty run folder ``root/name``.
 
     Raises:
         RunError: the name is taken or is not the name of a folder, or the folder cannot be made.
     """
+    require_free(root, name)
     asked = f"start the run {name!r} in {root}"
-    if not name or name.startswith(".") or Path(name).name != name or "\\" in name:
-        raise RunError(
-            asked=asked, found="that is not the name of one folder", remedy="A name like 'solar-lite0' works"
-        )
     run = RunFolder(root / name)
     try:
         root.mkdir(parents=True, exist_ok=True)
