@@ -23,7 +23,7 @@ ASSETS = Path(os.environ.get("PRUNE_TOOL_ASSETS", Path(__file__).parents[2] / "s
 MODELS = {
     "resnet50_v1": "ResNet-50 v1 (Keras weights)",
     "tf_efficientnet_lite0": "EfficientNet-Lite0",
-    "vit_small_patch14_dinov2": "a ViT-S/14 fine-tuned for saliency (not DINOv2)",
+    "vit_small_patch14_dinov2": "ViT-S/14 tuned for saliency",
 }
 DATA = {"cifar10": "CIFAR-10", "flowers5": "five flowers"}
 

@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+X_LIMITS = (0.75, 115)  # percent: below one neuron in a hundred there is nothing to compare with
+
 # Okabe and Ito's colours, told apart under every common colour blindness
 STYLES = {
-    "ridge": {"color": "#0072B2", "lw": 2, "label": "random neurons, ridge (10 draws ± std)"},
+    "ridge": {"color": "#0072B2", "lw": 2, "label": "random neurons, ridge (mean ± std)"},
     "logistic": {"color": "#000000", "marker": "o", "ms": 4, "ls": "none", "label": "random, converged logistic"},
     "recipe": {"color": "#D55E00", "marker": "v", "ms": 4, "ls": "none", "label": "random, the paper's recipe"},
     "pivoted": {"color": "#009E73", "lw": 1.2, "label": "pivoted neurons, ridge"},
@@ -50,8 +52,9 @@ def panel(axes: Axes, name: str, pair: Pair) -> None:
         if curve not in pair["curves"]:
             continue
         found = pair["curves"][curve]
-        x = 100 * np.array(found["sizes"]) / pair["width"]
-        mean, std = 100 * np.array(found["mean"]), 100 * np.array(found["std"])
+        x, mean, std = 100 * np.array([np.array(found["sizes"]) / pair["width"], found["mean"], found["std"]])
+        shown = x >= X_LIMITS[0]
+        x, mean, std = x[shown], mean[shown], std[shown]
         axes.plot(x, mean, **style)
         if curve == "ridge":
             axes.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.2, lw=0)
@@ -63,7 +66,7 @@ def panel(axes: Axes, name: str, pair: Pair) -> None:
         axes.plot(x, y, "x", color="#D55E00", label=f"published for {known.backbone} (other weights)")
     axes.set_title(name_of(pair))
     axes.set_xscale("log")
-    axes.set_xlim(0.8, 115)
+    axes.set_xlim(*X_LIMITS)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("neurons kept (%)")
     axes.set_ylabel("test accuracy (%)")

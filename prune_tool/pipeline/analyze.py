@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from prune_tool import defaults
+from prune_tool.errors import RunError
 from prune_tool.frontier.screen import front, near_front
 from prune_tool.pipeline.compare import compare
 from prune_tool.pipeline.features import FitData, fit_data
 from prune_tool.pipeline.measure import measure, readings_of
 from prune_tool.pipeline.probing import fit_probe, probe_candidate
-from prune_tool.pipeline.runs import RunRecord, describe_run, write_run
+from prune_tool.pipeline.runs import Findings, RunRecord, describe_run, findings_key, read_findings, write_run
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate, Full, MeasuredReading
 from prune_tool.redundancy.logistic import LogisticProbe
+from prune_tool.store.atomic import write_json
 from prune_tool.store.layout import RunFolder, create_run, free_name, require_free
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.taps import HEAD
@@ -46,16 +49,31 @@ def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Ana
     """
     if name is not None:
         require_free(runs, name)
+    record = describe_run(workspace)
+    findings = _remembered(workspace, record)
+    run = create_run(runs, name or free_name(runs, record.default_name))
+    write_run(run, record, findings)
+    return Analyzed(run=run, record=record, analysis=findings.analysis, candidates=findings.candidates)
+
+
+def _remembered(workspace: Workspace, record: RunRecord) -> Findings:
+    """The findings, from the cache where the same was measured before."""
+    path = workspace.cache.findings(findings_key(workspace, record))
+    if path.exists():
+        with suppress(RunError):  # damaged: measure again
+            return read_findings(path)
+    findings = _find(workspace)
+    write_json(path, findings)
+    return findings
+
+
+def _find(workspace: Workspace) -> Findings:
     data = fit_data(workspace)
     full, _ = measure_full(workspace, data)
     measured = _measure_all(workspace, data)
     comparisons = compare(workspace, data) if workspace.request.compare else ()
     analysis = Analysis(full=full, delta=defaults.DELTA, measured=measured, comparisons=comparisons)
-    candidates = probe_front(workspace, data, measured)
-    record = describe_run(workspace)
-    run = create_run(runs, name or free_name(runs, record.default_name))
-    write_run(run, record, analysis, candidates)
-    return Analyzed(run=run, record=record, analysis=analysis, candidates=candidates)
+    return Findings(analysis=analysis, candidates=probe_front(workspace, data, measured))
 
 
 def measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticProbe]:

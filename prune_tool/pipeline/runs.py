@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from prune_tool import defaults
 from prune_tool.errors import RunError
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate, Request
@@ -102,11 +103,40 @@ def _version(package: str) -> str | None:
         return None
 
 
-def write_run(run: RunFolder, record: RunRecord, analysis: Analysis, candidates: tuple[Candidate, ...]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What ``analyze`` measures, apart from whom it was measured for."""
+
+    analysis: Analysis
+    candidates: tuple[Candidate, ...]
+
+
+def findings_key(workspace: Workspace, record: RunRecord) -> str:
+    """Changes when findings could: features, splits, how subsets are drawn, constants, versions."""
+    request = record.request
+    constants = {name: value for name, value in vars(defaults).items() if name.isupper()}
+    return fingerprint(
+        f"findings-{SCHEMA_VERSION}",
+        *(subject.fingerprint for subject in workspace.subjects),
+        record.data_fingerprint,
+        record.splits_fingerprint,
+        repr((request.seed, request.n_draws, request.strategy, request.compare, request.device)),
+        repr(sorted(constants.items())),
+        repr(sorted(record.versions.items())),
+    )
+
+
+def write_run(run: RunFolder, record: RunRecord, findings: Findings) -> None:
     """Write what ``analyze`` found; ``run.json`` comes last and makes the folder a run."""
-    write_json(run.analysis, analysis)
-    write_json(run.frontier, candidates)
+    write_json(run.analysis, findings.analysis)
+    write_json(run.frontier, findings.candidates)
     write_json(run.run, record)
+
+
+def read_findings(path: Path) -> Findings:
+    """Findings from the cache. Raises ``RunError`` where they are damaged."""
+    findings: Findings = _read(Findings, path)
+    return findings
 
 
 def read_record(run: RunFolder) -> RunRecord:

@@ -51,17 +51,20 @@ class FeatureCache:
         return FeatureEntry(self.root / "features" / f"{key}-{shard_size}", n_images=n_images, shard_size=shard_size)
 
     def graph(self, key: str) -> Path:
-        """Where the compiled graph ``key`` belongs; its folder is there.
+        """Where the compiled graph ``key`` belongs; its folder is there. Raises ``CacheError`` where it cannot be."""
+        return self._folder("graphs") / f"{key}.onnx"
 
-        Raises:
-            CacheError: the cache cannot be written.
-        """
-        folder = self.root / "graphs"
+    def findings(self, key: str) -> Path:
+        """Where the findings ``key`` of an analysis belong; as ``graph``."""
+        return self._folder("findings") / f"{key}.json"
+
+    def _folder(self, name: str) -> Path:
+        folder = self.root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(folder, error) from error
-        return folder / f"{key}.onnx"
+        return folder
 
 
 class FeatureEntry:

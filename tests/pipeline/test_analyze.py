@@ -80,15 +80,26 @@ def test_features_do_not_depend_on_shards_batches_or_company(
     np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
 
 
-def test_a_second_analysis_extracts_nothing(request_: Request, analyzed: Analyzed, home: Path, monkeypatch) -> None:
+def test_a_second_analysis_computes_only_what_is_new(
+    request_: Request, analyzed: Analyzed, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the backbone was run again")
 
     monkeypatch.setattr("prune_tool.pipeline.extract.open_runner", refuse)
+    other_draws = analyze(Workspace(replace(request_, n_draws=4)), runs=home / "runs")
+    assert other_draws.analysis != analyzed.analysis
+    monkeypatch.setattr("prune_tool.pipeline.analyze.fit_data", refuse)
     again = analyze(Workspace(request_), runs=home / "runs")
     assert again.run.name != analyzed.run.name
     assert again.analysis == analyzed.analysis
     assert again.candidates == analyzed.candidates
+
+
+def test_damaged_findings_are_measured_again(request_: Request, analyzed: Analyzed, home: Path) -> None:
+    for path in (home / "cache" / "findings").iterdir():
+        path.write_text(path.read_text()[:1000])
+    assert analyze(Workspace(request_), runs=home / "runs").analysis == analyzed.analysis
 
 
 def test_extraction_goes_on_where_it_was_stopped(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

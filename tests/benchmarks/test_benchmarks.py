@@ -1,0 +1,116 @@
+"""The benchmarks that state the project's numbers run, and what they say of the paper follows from its own figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ASSETS = Path(os.environ.get("PRUNE_TOOL_ASSETS", BENCHMARKS.parents[1] / "shared" / "assets"))
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def run(script: str, *args: object) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, args)]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def separable(n_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes that any probe can tell apart, and four neurons of which one says which."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, n_images)
+    features = rng.standard_normal((n_images, 4))
+    features[:, 2] += 8.0 * labels
+    return features.astype(np.float32), labels
+
+
+def test_the_recipe_learns_and_repeats(scripts):
+    from _recipe import fit_recipe, n_correct
+
+    features, labels = separable(600)
+    train, test = slice(0, 400), slice(400, None)
+    probes = [fit_recipe(features[train], labels[train], 2, "cpu", seed=0) for _ in range(2)]
+    assert n_correct(probes[0], features[test], labels[test]) >= 195
+    np.testing.assert_array_equal(*[probe.weight.detach().numpy() for probe in probes])
+
+
+def test_scikit_learn_and_prune_tool_minimise_the_same_objective(scripts):
+    from sweep import probe_one, synthetic
+
+    task = synthetic(48, 800, 400)
+    found = probe_one(task, np.arange(0, 48, 2), "cpu", strength=1e-2)
+    assert abs(found["logistic"]["accuracy"] - found["scikit_learn"]["accuracy"]) <= 2 / 400
+
+
+@pytest.mark.slow
+def test_sweep_runs(tmp_path):
+    printed = run("sweep.py", "--quick", "--out", tmp_path)
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    assert record["task"]["width"] == 64
+    assert record["machine"]["cpu"]
+    assert "times faster a subset than scikit-learn" in printed
+    probes = record["one_at_a_time"]
+    assert {probe["size"] for probe in probes} == {12, 64}
+    assert all(0 <= probe[name]["accuracy"] <= 1 for probe in probes for name in ("ridge", "sgd", "scikit_learn"))
+
+
+@pytest.mark.slow
+def test_sweep_reads_features(tmp_path, scripts):
+    features, labels = separable(900)
+    arrays = {"train": features[:600], "train_labels": labels[:600], "val": features[600:], "val_labels": labels[600:]}
+    np.savez(tmp_path / "four.npz", **arrays)
+    run("sweep.py", "--quick", "--features", tmp_path / "four.npz", "--out", tmp_path)
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    assert record["task"] == {
+        "features": "four.npz", "width": 4, "n_classes": 2, "n_train": 600, "n_val": 300, "n_draws": 3
+    }  # fmt: skip
+    assert record["one_at_a_time"][-1]["ridge"]["accuracy"] > 0.98
+
+
+def test_the_published_redundancy_is_not_the_papers_own_definition(scripts):
+    pytest.importorskip("matplotlib")
+    from _paper_report import PUBLISHED
+
+    resnet = PUBLISHED["resnet50_v1/cifar10"]
+    assert resnet.strict_redundancy(0.9) == pytest.approx(0.80)
+    nearest = min(resnet.accuracy, key=lambda f: abs(resnet.accuracy[f] - 0.9 * resnet.accuracy[1.0]))
+    assert resnet.redundancy == pytest.approx(1 - nearest)
+
+
+def test_a_share_of_the_images_keeps_classes_even(scripts):
+    from _assets import some
+
+    labels = np.repeat([0, 1, 2], 40)[np.random.default_rng(0).permutation(120)]
+    indices = np.arange(0, 120)
+    assert np.bincount(labels[some(indices, labels, 30)]).tolist() == [10, 10, 10]
+    np.testing.assert_array_equal(some(indices, labels, 120), indices)
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_paper_runs(tmp_path):
+    pytest.importorskip("matplotlib")
+    if not ASSETS.is_dir():
+        pytest.skip(f"no real weights and images in {ASSETS}; set PRUNE_TOOL_ASSETS")
+    pair = "tf_efficientnet_lite0/cifar10"
+    printed = run("paper.py", "--only", pair, "--images", 150, "--recipe", "--out", tmp_path)
+    assert "training to convergence" in printed
+    found = json.loads((tmp_path / "paper.json").read_text())["pairs"][pair]
+    ends = {curve["mean"][-1] for name, curve in found["curves"].items() if name not in ("logistic", "recipe")}
+    assert len(ends) == 1  # every comparison under ridge probes ends at the accuracy of the whole layer
+    assert found["cka"]["mean"][-1] == pytest.approx(1)
+    assert (tmp_path / "paper.png").stat().st_size > 10_000
+    assert (tmp_path / "paper.svg").exists()
