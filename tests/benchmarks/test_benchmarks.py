@@ -22,7 +22,10 @@ def scripts(monkeypatch):
 
 def run(script: str, *args: object) -> str:
     command = [sys.executable, str(BENCHMARKS / script), *map(str, args)]
-    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(BENCHMARKS.parent), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -81,7 +84,6 @@ def test_sweep_reads_features(tmp_path, scripts):
 
 
 def test_the_published_redundancy_is_not_the_papers_own_definition(scripts):
-    pytest.importorskip("matplotlib")
     from _paper_report import PUBLISHED
 
     resnet = PUBLISHED["resnet50_v1/cifar10"]
