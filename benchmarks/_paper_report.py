@@ -132,7 +132,9 @@ def statement(pair: Pair) -> str:
         return f"{begin}converged probes show a redundancy of {rules}. (Without --recipe there is no more to say.)"
     at = {f: [100 * accuracy_at(pair, probe, f) for probe in ("logistic", "recipe")] for f in (1.0, 0.1)}
     change = converged["strict_grid"] - short["strict_grid"]
-    verdict = f"{'raises' if change > 0 else 'lowers'} it by {abs(change):.2f}" if round(change, 3) else "leaves it"
+    verdict = (
+        f"{'raises' if change > 0 else 'lowers'} it by {abs(change):.2f}" if round(change, 3) else "leaves it there"
+    )
     return (
         f"{begin}a converged probe reaches {at[1.0][0]:.1f} % on all neurons and {at[0.1][0]:.1f} % on a tenth of them,"
         f" the paper's recipe {at[1.0][1]:.1f} % and {at[0.1][1]:.1f} %. Redundancy at {pair['delta']} is {rules} for"
