@@ -1,9 +1,8 @@
-"""Backbones from timm, and nothing else of timm: no other module imports it."""
+"""Backbones from timm: built, filled with their weights, and described. Only ``task`` imports timm."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +13,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data.transforms_factory import create_transform
-from timm.models import PretrainedCfg, get_pretrained_cfg, load_model_config_from_hf, load_state_dict_from_hf
-from timm.models._hub import load_model_config_from_path
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from prune_tool.errors import ModelError
 from prune_tool.store.fingerprint import fingerprint
-from prune_tool.task.checkpoint import compare, read_checkpoint, rename_in_order
-from prune_tool.task.demo import demo_weights
+from prune_tool.task.checkpoint import compare
 from prune_tool.task.preprocessing import Preprocessing
+from prune_tool.task.recipe import OFFLINE, Recipe, find_recipe, first_line, skeleton, unbuildable
 
 __all__ = [
     "Backbone",
@@ -34,16 +32,8 @@ __all__ = [
     "pixel_transform",
 ]
 
-DEFAULT = "tf_efficientnet_lite0"
-"""Architecture of the embedded default."""
-
-WEIGHT_FILES = ("model.safetensors", "*.safetensors", "*.pth", "*.bin")
-"""Weights in a ``local-dir:`` folder, in order of preference."""
-
 LATE_CLASS_TOKEN = ("blocks_token_only", "cls_attn_blocks", "post_network", "local_up_to_layer")
 """Attributes of models (CaiT, XCiT, VOLO, ConViT) whose class token joins only after most of the blocks."""
-
-OFFLINE = "Connect to the network, or give local-dir:FOLDER, or a timm name with --checkpoint FILE.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +87,7 @@ def load_backbone(
     Raises:
         ModelError: the model or its weights do not exist, do not fit together, or do not work at that size.
     """
-    return _at_size(_recipe(model, checkpoint), input_size)
+    return _at_size(find_recipe(model, checkpoint), input_size)
 
 
 def load_structure(model: str | None, *, input_size: int | None = None) -> Backbone:
@@ -113,10 +103,10 @@ def load_structure(model: str | None, *, input_size: int | None = None) -> Backb
     Raises:
         ModelError: the model does not exist or does not work at that size.
     """
-    return _at_size(_recipe(model, None, pretrained=False), input_size)
+    return _at_size(find_recipe(model, None, pretrained=False), input_size)
 
 
-def _at_size(recipe: _Recipe, input_size: int | None) -> Backbone:
+def _at_size(recipe: Recipe, input_size: int | None) -> Backbone:
     if input_size in {None, recipe.input_size}:
         return _build(recipe, recipe.input_size)
     try:
@@ -162,148 +152,7 @@ def module_fingerprint(name: str, module: nn.Module) -> str:
     return fingerprint(name, repr(module), {key: tensor.detach().cpu().numpy() for key, tensor in tensors})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Recipe:
-    """All that is needed to build a backbone at any size.
-
-    Attributes:
-        source: as the user gave it.
-        architecture: timm's name, with a tag if it was given one.
-        config: what the model's files say of its preprocessing; None for what timm knows.
-        args: of the architecture.
-        weights: by name, classifier included; None to let timm make them.
-        pretrained: whether timm, where it makes them, downloads trained ones or draws random ones.
-        input_size: the model's own, in pixels.
-        is_fixed_size: it must be built for its input size.
-    """
-
-    source: str
-    architecture: str
-    config: dict[str, Any] | None
-    args: dict[str, Any]
-    weights: dict[str, Tensor] | None
-    pretrained: bool
-    input_size: int
-    is_fixed_size: bool
-
-
-def _recipe(model: str | None, checkpoint: str | Path | None, *, pretrained: bool = True) -> _Recipe:
-    if model is None:
-        return _default_recipe(checkpoint, pretrained=pretrained)
-    source = f"{model} --checkpoint {checkpoint}" if checkpoint else model
-    weights = read_checkpoint(Path(checkpoint).expanduser()) if checkpoint else None
-    scheme, _, place = model.partition(":")
-    if scheme == "local-dir":
-        folder = Path(place).expanduser()
-        config, architecture, args = _local_config(folder, source)
-        weights = weights or (read_checkpoint(_weight_file(folder, source)) if pretrained else None)
-    elif scheme == "hf-hub":
-        config, architecture, args, downloaded = _from_hub(place, source, with_weights=pretrained and weights is None)
-        weights = weights or downloaded
-    else:
-        return _plan(source, model, weights=weights, pretrained=pretrained)
-    return _plan(source, architecture, config=config, args=args, weights=weights, pretrained=pretrained)
-
-
-def _default_recipe(checkpoint: str | Path | None, *, pretrained: bool) -> _Recipe:
-    if checkpoint:
-        raise ModelError(
-            asked=f"use --checkpoint {checkpoint}",
-            found="no architecture to put it into",
-            remedy="Give MODEL too, such as resnet50",
-        )
-    weights = None
-    if pretrained:
-        weights = rename_in_order(read_checkpoint(demo_weights()), _skeleton(DEFAULT, {}, n_classes=1000))
-    return _plan("the embedded default", DEFAULT, weights=weights, pretrained=pretrained)
-
-
-def _plan(
-    source: str,
-    architecture: str,
-    *,
-    config: dict[str, Any] | None = None,
-    args: dict[str, Any] | None = None,
-    weights: dict[str, Tensor] | None,
-    pretrained: bool,
-) -> _Recipe:
-    """Complete a recipe with what timm knows of the architecture."""
-    entry = _registered(architecture, source)
-    if pretrained and weights is None and not entry.has_weights:
-        raise ModelError(
-            asked=f"load {source}",
-            found="no pretrained weights of it exist",
-            remedy="Add --checkpoint FILE.safetensors",
-        )
-    if config is not None:  # old files do not say whether the size is fixed
-        config = {"fixed_input_size": entry.fixed_input_size, **config}
-    said = asdict(entry) if config is None else asdict(PretrainedCfg()) | config
-    args = {name: value for name, value in (args or {}).items() if name != "num_classes"}
-    n_channels, *size = said["input_size"]
-    size = args.get("img_size") or size
-    height, width = (size, size) if isinstance(size, int) else size
-    if n_channels != 3 or height != width:
-        raise ModelError(
-            asked=f"load {source}",
-            found=f"its input is {n_channels} x {height} x {width}",
-            remedy="Choose a model of square RGB images",
-        )
-    return _Recipe(
-        source=source,
-        architecture=architecture,
-        config=config,
-        args=args,
-        weights=weights,
-        pretrained=pretrained,
-        input_size=height,
-        is_fixed_size=said["fixed_input_size"],
-    )
-
-
-def _registered(architecture: str, source: str) -> PretrainedCfg:
-    """What timm has registered of an architecture. Raises ``ModelError``, with close names, if it knows none such."""
-    found = "timm has no such model"
-    if timm.is_model(architecture):
-        try:
-            return get_pretrained_cfg(architecture) or PretrainedCfg()
-        except RuntimeError as error:  # the architecture, but not with this tag
-            found = _first_line(error)
-    raise ModelError(asked=f"load {source}", found=found, remedy=_suggestion(architecture))
-
-
-def _local_config(folder: Path, source: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """Preprocessing, architecture and its arguments from a folder's ``config.json``."""
-    try:
-        config, architecture, args = load_model_config_from_path(folder)
-    except Exception as error:
-        found = f"no {'such folder' if not folder.is_dir() else 'usable config.json'} ({_first_line(error)})"
-        remedy = "Give a folder that timm wrote: config.json with an architecture, and model.safetensors"
-        raise ModelError(asked=f"load {source}", found=found, remedy=remedy) from error
-    return config, architecture, args
-
-
-def _weight_file(folder: Path, source: str) -> Path:
-    for pattern in WEIGHT_FILES:
-        if files := sorted(folder.glob(pattern)):
-            return files[0]
-    raise ModelError(asked=f"load {source}", found=f"no weights in {folder}", remedy="Put model.safetensors into it")
-
-
-def _from_hub(
-    place: str, source: str, *, with_weights: bool
-) -> tuple[dict[str, Any], str, dict[str, Any], dict[str, Tensor] | None]:
-    """Preprocessing, architecture, its arguments and weights from the Hugging Face hub."""
-    try:
-        config, architecture, args = load_model_config_from_hf(place)
-        weights = load_state_dict_from_hf(place, weights_only=True) if with_weights else None
-    except Exception as error:
-        raise ModelError(
-            asked=f"load {source}", found=f"it could not be downloaded ({_first_line(error)})", remedy=OFFLINE
-        ) from error
-    return config, architecture, args, weights
-
-
-def _build(recipe: _Recipe, size: int) -> Backbone:
+def _build(recipe: Recipe, size: int) -> Backbone:
     resized = recipe.is_fixed_size and size != recipe.input_size
     args = recipe.args | ({"img_size": size} if resized else {})
     if recipe.weights is not None:
@@ -331,19 +180,19 @@ def _build(recipe: _Recipe, size: int) -> Backbone:
     )
 
 
-def _download(recipe: _Recipe, args: dict[str, Any]) -> nn.Module:
+def _download(recipe: Recipe, args: dict[str, Any]) -> nn.Module:
     try:
         module: nn.Module = timm.create_model(recipe.architecture, pretrained=True, num_classes=0, **args)
     except Exception as error:
         raise ModelError(
             asked=f"load {recipe.source}",
-            found=f"its weights could not be downloaded ({_first_line(error)})",
+            found=f"its weights could not be downloaded ({first_line(error)})",
             remedy=OFFLINE,
         ) from error
     return module
 
 
-def _draw(recipe: _Recipe, args: dict[str, Any]) -> nn.Module:
+def _draw(recipe: Recipe, args: dict[str, Any]) -> nn.Module:
     """The network with random numbers, the same ones each time."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -352,20 +201,20 @@ def _draw(recipe: _Recipe, args: dict[str, Any]) -> nn.Module:
                 recipe.architecture, pretrained_cfg=recipe.config, num_classes=0, **args
             )
         except Exception as error:
-            raise _unbuildable(recipe.architecture, args, error) from error
+            raise unbuildable(recipe.architecture, args, error) from error
         for tensor in [*module.parameters(), *module.buffers()]:
             if tensor.ndim == 1 and tensor.is_floating_point():  # scales, shifts, running statistics
                 tensor.add_(torch.rand_like(tensor), alpha=0.1)
     return module
 
 
-def _fill(recipe: _Recipe, weights: dict[str, Tensor], args: dict[str, Any]) -> nn.Module:
+def _fill(recipe: Recipe, weights: dict[str, Tensor], args: dict[str, Any]) -> nn.Module:
     """Build the network without classifier and load ``weights`` into it, by way of the family's own conversion.
 
     That conversion (timm's checkpoint filter) resamples position embeddings and renames what older versions wrote.
     """
-    network = _skeleton(recipe.architecture, args, n_classes=0)
-    classifier = _skeleton(recipe.architecture, args, n_classes=2).keys() - network.keys()
+    network = skeleton(recipe.architecture, args, n_classes=0)
+    classifier = skeleton(recipe.architecture, args, n_classes=2).keys() - network.keys()
     weights = {name: tensor for name, tensor in weights.items() if name not in classifier}
     misfit = compare(weights, network)
     if misfit.missing and not misfit.unexpected:  # nothing to convert; a few families would load it all the same
@@ -380,12 +229,12 @@ def _fill(recipe: _Recipe, weights: dict[str, Tensor], args: dict[str, Any]) -> 
             **args,
         )
     except Exception as error:
-        raise _misfit(recipe, str(misfit) or _first_line(error)) from error
+        raise _misfit(recipe, str(misfit) or first_line(error)) from error
     _config(module).pop("state_dict")
     return module
 
 
-def _misfit(recipe: _Recipe, found: str) -> ModelError:
+def _misfit(recipe: Recipe, found: str) -> ModelError:
     return ModelError(
         asked=f"load {recipe.source}",
         found=f"the weights do not fit {recipe.architecture}: {found}",
@@ -400,24 +249,7 @@ def _config(module: nn.Module) -> dict[str, Any]:
     return config
 
 
-def _skeleton(architecture: str, args: dict[str, Any], *, n_classes: int) -> dict[str, Tensor]:
-    """Names and shapes of a network's tensors, without memory behind them."""
-    try:
-        with torch.device("meta"):
-            return dict(timm.create_model(architecture, num_classes=n_classes, **args).state_dict())
-    except Exception as error:
-        raise _unbuildable(architecture, args, error) from error
-
-
-def _unbuildable(architecture: str, args: dict[str, Any], error: Exception) -> ModelError:
-    return ModelError(
-        asked=f"build {architecture} with {args}",
-        found=_first_line(error),
-        remedy="Correct model_args in config.json, or choose another input size",
-    )
-
-
-def _require_features(recipe: _Recipe, module: nn.Module, size: int) -> None:
+def _require_features(recipe: Recipe, module: nn.Module, size: int) -> None:
     """Try the network on one black image."""
     try:
         with torch.no_grad():
@@ -425,7 +257,7 @@ def _require_features(recipe: _Recipe, module: nn.Module, size: int) -> None:
     except Exception as error:
         raise ModelError(
             asked=f"run {recipe.source} at {size} px",
-            found=_first_line(error),
+            found=first_line(error),
             remedy="Choose another model or input size",
         ) from error
     if not isinstance(features, Tensor) or features.ndim != 2:
@@ -446,17 +278,3 @@ def _pooling(module: nn.Module) -> Pooling:
         n_prefix_tokens=0 if has_late_token else getattr(module, "num_prefix_tokens", n_class_tokens),
         channels_last=getattr(module, "output_fmt", None) == "NHWC",
     )
-
-
-def _suggestion(name: str) -> str:
-    if Path(name).expanduser().is_dir():
-        return f"Did you mean local-dir:{name}?"
-    if "/" in name:
-        return f"Did you mean hf-hub:{name}?"
-    known: Collection[str] = {*timm.list_models(), *timm.list_pretrained()}
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"Did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
