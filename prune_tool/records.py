@@ -149,6 +149,7 @@ class MeasuredReading:
         critical_size: smallest size whose mean over draws keeps the analysis' share of the reading's own accuracy.
         critical_size_std: spread of that size over draws.
         redundancy: diffuse redundancy, 1 - critical_size / width (Nanda et al. 2023, Definition 1).
+        redundancy_nearest: the same by the authors' scripts, which take the size nearest to the threshold, maybe below.
     """
 
     reading: Reading
@@ -160,6 +161,7 @@ class MeasuredReading:
     critical_size: int
     critical_size_std: float
     redundancy: float
+    redundancy_nearest: float
 
     @property
     def accuracy(self) -> tuple[float, ...]:

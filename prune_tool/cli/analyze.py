@@ -14,6 +14,7 @@ def command(
     device: options.Device = "cpu",
     strategy: options.Strategy = "random",
     compare: options.Compare = False,
+    nearest: options.Nearest = False,
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
     json: options.Json = False,
@@ -28,4 +29,4 @@ def command(
 
     with watching(quiet=quiet) as progress:
         analyzed = analyze(Workspace(request, progress), runs=runs, name=name)
-    show(analyzed, analysis_tables(analyzed), as_json=json)
+    show(analyzed, analysis_tables(analyzed, nearest=nearest), as_json=json)

@@ -56,6 +56,7 @@ Strategy = Annotated[
     typer.Option("--strategy", help="How neurons are picked: random (the definition), or pivoted (by label)."),
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Also measure PCA, projections, first and pivoted neurons.")]
+Nearest = Annotated[bool, typer.Option("--nearest", help="Show redundancy by the authors' rule: the nearest size.")]
 MaxClassDrop = Annotated[
     str | None,
     typer.Option("--max-class-drop", help="Exit 1 if a class loses more points: 10pp.", show_default=False),

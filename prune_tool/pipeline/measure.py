@@ -113,4 +113,5 @@ def measure(subject: Subject, reading: Reading, data: FitData, request: Request)
         critical_size=redundancy.critical.size,
         critical_size_std=redundancy.critical.std,
         redundancy=redundancy.value,
+        redundancy_nearest=diffuse_redundancy(curve, defaults.DELTA, strict=False).value,
     )

@@ -25,12 +25,15 @@ def percent(share: float) -> str:
 def _table(title: str, *headers: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i == 0 else "right")
+        table.add_column(header, justify="left" if i == 0 else "right", no_wrap=i == 0)
     return table
 
 
-def analysis_tables(analyzed: Analyzed) -> Sequence[RenderableType]:
-    """What ``analyze`` found: the task, redundancy at each input size, the frontier."""
+def analysis_tables(analyzed: Analyzed, *, nearest: bool = False) -> Sequence[RenderableType]:
+    """What ``analyze`` found: the task, redundancy at the backbone's own input size, the frontier.
+
+    ``nearest`` shows redundancy by the authors' rule instead of the definition.
+    """
     record, analysis = analyzed.record, analyzed.analysis
     full = analysis.full
     head = Text.assemble(
@@ -42,34 +45,40 @@ def analysis_tables(analyzed: Analyzed) -> Sequence[RenderableType]:
     )
     where = Text(f"Written to {analyzed.run.path}")
     compared = [_comparison_table(analysis)] if analysis.comparisons else []
-    return [head, _redundancy_table(analysis), *compared, frontier_table(analysis, analyzed.candidates), where]
+    return [
+        head,
+        _redundancy_table(analysis, nearest=nearest),
+        *compared,
+        frontier_table(analysis, analyzed.candidates),
+        where,
+    ]
 
 
-def _redundancy_table(analysis: Analysis) -> Table:
+def _redundancy_table(analysis: Analysis, *, nearest: bool) -> Table:
     """Layers and pools at the backbone's own input size; the others are in ``analysis.json``."""
-    full = analysis.full
+    full, measure = analysis.full, "DR near" if nearest else "DR"
     found = [m for m in analysis.measured if m.reading.input_size == full.input_size]
     pools = {m.reading.cut: m for m in found if m.reading.kind == "pool"}
     table = _table(
         f"Redundancy at {full.input_size} px: random subsets keeping {100 * analysis.delta:g} % of a layer's accuracy",
-        "cut after", "width", "acc. %", "critical", "DR",
-        "pooled", "acc. %", "critical", "DR", "MACs -%", "params -%",
+        "cut after", "width", "acc. %", "critical", measure,
+        "pooled", "acc. %", "critical", measure, "MACs -%", "params -%",
     )  # fmt: skip
     for layer in (m for m in found if m.reading.kind == "layer"):
         pool = pools.get(layer.reading.cut)
         saved = (1 - layer.macs / full.macs, 1 - layer.n_params / full.n_params)
-        pooled = ("", "", "", "") if pool is None else _redundancy_cells(pool)
-        table.add_row(layer.reading.cut, *_redundancy_cells(layer), *pooled, *map(percent, saved))
+        pooled = ("", "", "", "") if pool is None else _redundancy_cells(pool, nearest=nearest)
+        table.add_row(layer.reading.cut, *_redundancy_cells(layer, nearest=nearest), *pooled, *map(percent, saved))
     return table
 
 
-def _redundancy_cells(measured: MeasuredReading) -> tuple[str, str, str, str]:
+def _redundancy_cells(measured: MeasuredReading, *, nearest: bool) -> tuple[str, str, str, str]:
     width = measured.reading.width
     return (
         f"{width:,}",
         percent(measured.accuracy[-1]),
         f"{measured.critical_size:,} ±{measured.critical_size_std:.0f}",
-        f"{measured.redundancy:.2f}",
+        f"{measured.redundancy_nearest if nearest else measured.redundancy:.2f}",
     )
 
 

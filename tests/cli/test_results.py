@@ -96,3 +96,32 @@ def test_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shown = ask("env")
     assert (shown.status, shown.err) == (0, "")
     assert "(3.0 MB)" in shown.out
+
+
+def test_redundancy_by_the_authors_rule_and_comparisons_are_shown_on_demand(
+    analyzed: Path, convnet: str, images: Path, tmp_path: Path
+) -> None:
+    plain, asked = (
+        ask("analyze", convnet, images, *QUICK, "--runs", tmp_path, "-q", *more)
+        for more in ((), ("--nearest", "--compare"))
+    )
+    assert "DR near" not in plain.out
+    assert "principal directions" not in plain.out
+    assert "DR near" in asked.out
+    assert "principal directions" in asked.out
+
+
+def test_a_class_that_loses_too_much_is_status_1_and_named(exported: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(exported, run)
+    worst = min(
+        json.loads((run / "certificate.json").read_text())["fairness"]["classes"],
+        key=lambda c: c["kept"]["n_correct"] / c["kept"]["n_images"] - c["full"]["n_correct"] / c["full"]["n_images"],
+    )
+    lost = worst["full"]["n_correct"] - worst["kept"]["n_correct"]
+    answer = ask("export", run, "--budget", "0.2", "--max-class-drop", "0pp", "-q")
+    assert (answer.status == 1) == (lost > 0)
+    assert ("lost" in answer.err) == (lost > 0)
+    refused = ask("export", run, "--max-class-drop", "much")
+    assert refused.status == 2
+    assert "10pp" in refused.err
