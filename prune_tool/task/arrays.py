@@ -2,7 +2,6 @@
 
 import zipfile
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from prune_tool.errors import DataError
 from prune_tool.records import SPLITS, Split
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.task.decode import to_rgb
+from prune_tool.task.labelled import LabelledImages
 
 REMEDY = (
     "np.savez(path, x=images, y=labels) works, with images (n, height, width, 3) uint8 and labels (n,) whole numbers or"
@@ -23,28 +23,17 @@ KNOWN = frozenset(["x", "y", "classes", *(f"{array}_{split}" for array in "xy" f
 """Names of the arrays that are read; others may lie beside them."""
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots: the hashes are computed once and kept
-class ArrayImages:
+@dataclass(frozen=True, kw_only=True)
+class ArrayImages(LabelledImages):
     """An ``ImageSource`` over arrays of pixels.
 
     Attributes:
-        name: what to call these images in a report.
-        classes: class names.
-        labels: (n,) class of each image.
-        given_splits: split of each image, where the data says.
         pixels: (height, width) or (height, width, 1, 3 or 4) uint8 of each image.
         places: array and row of each image.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    labels: NDArray[np.int64]
-    given_splits: tuple[Split | None, ...]
     pixels: tuple[NDArray[np.uint8], ...]
     places: tuple[tuple[str, int], ...]
-
-    def __len__(self) -> int:
-        return len(self.pixels)
 
     def describe(self, i: int) -> str:
         """File, array and row of image ``i``."""
@@ -56,17 +45,9 @@ class ArrayImages:
         pixels = self.pixels[i]
         return to_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
 
-    def content_hashes(self) -> tuple[str, ...]:
-        """A fingerprint of each image's pixels."""
-        return self._hashes
-
-    def fingerprint(self) -> str:
-        """Of classes, labels and pixels."""
-        return fingerprint("images", self.classes, self.labels, self._hashes)
-
-    @cached_property
-    def _hashes(self) -> tuple[str, ...]:
-        return tuple(fingerprint(pixels) for pixels in self.pixels)
+    def content_hash(self, i: int) -> str:
+        """Of the image's pixels."""
+        return fingerprint(self.pixels[i])
 
 
 def open_arrays(path: Path) -> ArrayImages:
