@@ -89,6 +89,7 @@ class Request:
         strategy: how neurons are picked: ``random`` (the definition of diffuse redundancy), or ``pivoted``, greedily by
             the training labels.
         compare: also measure other ways to take numbers from the penultimate layer.
+        round_to: kept widths inside the network are rounded up to a multiple of this; what comes out does not change.
     """
 
     model: str | None = None
@@ -102,6 +103,7 @@ class Request:
     device: str = "cpu"
     strategy: Strategy = "random"
     compare: bool = False
+    round_to: int = defaults.ROUND_TO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ def command(
     skip_bad: options.SkipBad = False,
     device: options.Device = "cpu",
     strategy: options.Strategy = "random",
+    modules: options.Modules = None,
+    round_to: options.RoundTo = options.ROUND_TO,
     compare: options.Compare = False,
     nearest: options.Nearest = False,
     runs: options.Runs = options.RUNS,
@@ -21,7 +23,20 @@ def command(
     quiet: options.Quiet = False,
 ) -> None:
     """Measure how redundant a backbone is for your images, and where cutting it pays."""
-    request = options.request(model, data, checkpoint, input_size, seed, draws, skip_bad, device, strategy, compare)
+    request = options.request(
+        model=model,
+        data=data,
+        checkpoint=checkpoint,
+        input_size=input_size,
+        seed=seed,
+        draws=draws,
+        skip_bad=skip_bad,
+        device=device,
+        strategy=strategy,
+        modules=modules,
+        round_to=round_to,
+        compare=compare,
+    )
     from prune_tool.cli.console import show, watching
     from prune_tool.pipeline.analyze import analyze
     from prune_tool.pipeline.workspace import Workspace

@@ -16,6 +16,8 @@ def command(
     skip_bad: options.SkipBad = False,
     device: options.Device = "cpu",
     strategy: options.Strategy = "random",
+    modules: options.Modules = None,
+    round_to: options.RoundTo = options.ROUND_TO,
     max_class_drop: options.MaxClassDrop = None,
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
@@ -27,7 +29,19 @@ def command(
 
     loss = Budget.parse(budget)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
-    request = options.request(model, data, checkpoint, input_size, seed, draws, skip_bad, device, strategy)
+    request = options.request(
+        model=model,
+        data=data,
+        checkpoint=checkpoint,
+        input_size=input_size,
+        seed=seed,
+        draws=draws,
+        skip_bad=skip_bad,
+        device=device,
+        strategy=strategy,
+        modules=modules,
+        round_to=round_to,
+    )
     from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.analyze import analyze
     from prune_tool.pipeline.bench import bench

@@ -57,6 +57,11 @@ Strategy = Annotated[
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Also measure PCA, projections, first and pivoted neurons.")]
 Nearest = Annotated[bool, typer.Option("--nearest", help="Show redundancy by the authors' rule: the nearest size.")]
+Modules = Annotated[
+    str | None,
+    typer.Option("--modules", help="Module paths to tap instead of every block, with commas.", show_default=False),
+]
+RoundTo = Annotated[int, typer.Option("--round-to", min=1, help="Kept widths are rounded up to a multiple of this.")]
 MaxClassDrop = Annotated[
     str | None,
     typer.Option("--max-class-drop", help="Exit 1 if a class loses more points: 10pp.", show_default=False),
@@ -80,6 +85,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_hush, help="No p
 
 
 def request(
+    *,
     model: str | None,
     data: str | None,
     checkpoint: Path | None,
@@ -89,6 +95,8 @@ def request(
     skip_bad: bool,
     device: str,
     strategy: str,
+    modules: str | None,
+    round_to: int,
     compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
@@ -105,6 +113,8 @@ def request(
         device=device,
         strategy="pivoted" if strategy == "pivoted" else "random",
         compare=compare,
+        taps=None if modules is None else tuple(modules.split(",")),
+        round_to=round_to,
     )
 
 
@@ -132,4 +142,5 @@ def whole_numbers(option: str, text: str, *, such_as: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+ROUND_TO = defaults.ROUND_TO
 SEED, DRAWS, RUNS, CONFIDENCE = defaults.SEED, defaults.N_DRAWS, Path("runs"), defaults.CONFIDENCE

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prune_tool import defaults
 from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.verify import FLOAT32_TOLERANCE, Parity, check_parity
 from prune_tool.errors import VerificationError
@@ -76,7 +75,7 @@ def build(
     subset = subset_of(workspace, data, reading, candidate.n_neurons)
     probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
     with workspace.progress.stage(f"cutting {reading} to {candidate.n_neurons:,} neurons"):
-        trunk = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=defaults.ROUND_TO)
+        trunk = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=workspace.request.round_to)
         sliced = Probed(trunk, *_tensors(probe))
         images = parity_images(workspace, subject)
         slicing_diff = _check_slicing(sliced, subject, subset, images)

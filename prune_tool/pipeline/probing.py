@@ -44,7 +44,7 @@ def probe_candidate(
     subset = subset_of(workspace, data, reading, n_neurons)
     probe = fit_probe(data, reading.input_size, subset, strengths)
     found = columns(data.at(reading.input_size), subset)[data.val]
-    cost = cost_of(subject.captured, kept_outputs(subset, subject), round_to=defaults.ROUND_TO)
+    cost = cost_of(subject.captured, kept_outputs(subset, subject), round_to=workspace.request.round_to)
     n_probe = data.n_classes * n_neurons
     return Candidate(
         reading=number,

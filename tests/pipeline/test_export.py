@@ -157,3 +157,16 @@ def test_pivoted_neurons_can_ship(request_: Request, home: Path) -> None:
     shipped = export(workspace, pivoted.run, budget=Budget.parse("0.2"))
     assert shipped.certificate.state == "certified"
     assert initialisers(pivoted.run.model) != initialisers(pivoted.run.full)
+
+
+def test_widths_are_rounded_as_asked_and_the_output_is_the_same(request_: Request, home: Path) -> None:
+    shapes = {}
+    for round_to in (1, 16):
+        named = replace(request_, taps=("layer1.0", "layer2.0"), round_to=round_to, n_draws=2)
+        cut = analyze(Workspace(named), runs=home / "runs-rounded")
+        assert {tap for m in cut.analysis.measured for tap in m.reading.taps} == {"layer1.0", "layer2.0", "head"}
+        shipped = export(Workspace(named), cut.run, budget=Budget.parse("0.5"), taps="layer2.0")
+        shapes[round_to] = initialisers(cut.run.model)
+        assert shipped.built.slicing_diff < 1e-4
+    widths = [max(shape[0] for shape in found.values() if len(shape) == 4) for found in shapes.values()]
+    assert widths[0] <= widths[1]
