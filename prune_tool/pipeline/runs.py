@@ -91,7 +91,7 @@ def describe_run(workspace: Workspace) -> RunRecord:
 
 def versions() -> dict[str, str]:
     """Of everything whose rounding or defaults could change a number."""
-    packages = ("prune-tool", "torch", "timm", "onnx", "onnxscript", *ONNX_RUNTIMES, "numpy", "pillow")
+    packages = ("prune-tool", "torch", "timm", "onnx", "onnxscript", *ONNX_RUNTIMES, "numpy", "scipy", "pillow")
     found = {package: _version(package) for package in packages}
     return {"python": platform.python_version(), **{package: v for package, v in found.items() if v is not None}}
 
