@@ -34,6 +34,7 @@ from _recipe import fit_recipe, n_correct
 from prune_tool import defaults
 from prune_tool.redundancy.checks import Features, Int64
 from prune_tool.redundancy.directions import Projection, in_order, principal_basis, project, random_basis
+from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.logistic import choose_logistic
 from prune_tool.redundancy.measures import diffuse_redundancy
 from prune_tool.redundancy.moments import Moments, MomentsAccumulator
@@ -70,12 +71,13 @@ def ridge_curve(
         return features if seen is None else seen.features(features)
 
     val, test = read(task.val), read(task.test)
-    ridge = sweep_draws(moments, val, task.val_labels, draws, sizes, defaults.RIDGE_GRID, device).ridge
+    ridge = sweep_draws(moments, HeldOut(val, task.val_labels), draws, sizes, defaults.RIDGE_GRID, device).ridge
     correct = np.empty((len(draws), len(sizes)), np.int64)
     for strength in np.unique(ridge):
         at = ridge == strength
         for i, permutation in enumerate(draws):
-            correct[i, at] = sweep(moments, test, task.test_labels, permutation, sizes[at], float(strength), device)
+            held_out = HeldOut(test, task.test_labels)
+            correct[i, at] = sweep(moments, held_out, permutation, sizes[at], float(strength), device)
     return Curve(width=draws.shape[1], sizes=sizes, n_correct=correct, n_val=len(test), ridge=ridge)
 
 
@@ -113,9 +115,9 @@ def logistic_fit(task: Neurons, gradients: list[float]) -> Fit:
     def fit(neurons: Int64, _seed: int) -> int:
         train, val = task.train[:, neurons], task.val[:, neurons]
         strengths = defaults.LOGISTIC_GRID
-        probe = choose_logistic(train, task.train_labels, val, task.val_labels, task.n_classes, strengths)
+        probe = choose_logistic(train, task.train_labels, HeldOut(val, task.val_labels), task.n_classes, strengths)
         gradients.append(probe.gradient_norm)
-        return probe.score(task.test[:, neurons], task.test_labels).n_correct
+        return probe.score(HeldOut(task.test[:, neurons], task.test_labels)).n_correct
 
     return fit
 

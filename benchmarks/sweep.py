@@ -32,6 +32,7 @@ from torch import Tensor
 
 from prune_tool import defaults
 from prune_tool.redundancy.checks import Features, Float64, Int64
+from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.logistic import choose_logistic, fit_logistic
 from prune_tool.redundancy.moments import Moments, MomentsAccumulator
 from prune_tool.redundancy.subsets import draw_permutations
@@ -71,6 +72,11 @@ class Task:
     def width(self) -> int:
         """Neurons of the full layer."""
         return int(self.train.shape[1])
+
+    @property
+    def held_out(self) -> HeldOut:
+        """The validation images."""
+        return HeldOut(self.val, self.val_labels)
 
     @property
     def n_classes(self) -> int:
@@ -145,9 +151,9 @@ def measure_sweep(task: Task, draws: Int64, device: str, n_rounds: int) -> tuple
     """The curve at every size, and seconds; contestants alternate, so that noise hits them all."""
     moments, gathering = timed(lambda: gather(task))
     every = np.arange(1, task.width + 1)
-    swept = partial(sweep_draws, moments, task.val, task.val_labels, draws, every, device=device)
+    swept = partial(sweep_draws, moments, task.held_out, draws, every, device=device)
     algebra = bare_algebra(moments, moments.standardise(task.val), device)
-    sweep_draws(moments, task.val, task.val_labels, draws[:1], every[-1:], (RIDGE,), device)  # warm the libraries up
+    sweep_draws(moments, task.held_out, draws[:1], every[-1:], (RIDGE,), device)  # warm the libraries up
     algebra(draws[0])
     rounds: dict[str, list[float]] = {"sweep": [], "bare": [], "sweep_and_choose": []}
     for _ in range(n_rounds):
@@ -177,17 +183,16 @@ def probe_one(task: Task, neurons: Int64, device: str, strength: float | None) -
         val_labels=task.val_labels,
     )
     training = part.train, part.train_labels
-    validation = part.val, part.val_labels
     if strength is None:
-        strength = choose_logistic(*training, *validation, task.n_classes, defaults.LOGISTIC_GRID).strength
+        strength = choose_logistic(*training, part.held_out, task.n_classes, defaults.LOGISTIC_GRID).strength
     logistic, logistic_s = timed(lambda: fit_logistic(*training, task.n_classes, strength))
     sgd, sgd_s = timed(lambda: fit_recipe(*training, task.n_classes, device, seed=0))
     return {
         "size": len(neurons),
         "strength": strength,
-        "logistic": {"seconds": logistic_s, "accuracy": logistic.score(*validation).accuracy},
+        "logistic": {"seconds": logistic_s, "accuracy": logistic.score(part.held_out).accuracy},
         "scikit_learn": scikit_learn(part, gather(part), strength, None),
-        "sgd": {"seconds": sgd_s, "accuracy": n_correct(sgd, *validation) / len(part.val)},
+        "sgd": {"seconds": sgd_s, "accuracy": n_correct(sgd, part.val, part.val_labels) / len(part.val)},
     }
 
 

@@ -12,20 +12,25 @@ from prune_tool import defaults
 from prune_tool.errors import UsageError
 
 Strategy = Literal["random", "pivoted"]
+Metric = Literal["accuracy", "balanced-accuracy"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Correct predictions out of all images looked at."""
+    """Correct predictions out of all images looked at.
 
-    n_correct: int
+    ``n_correct`` is a whole number where every image counts alike; for balanced accuracy each counts by its class, so
+    that the classes weigh the same and all images together count ``n_images``.
+    """
+
+    n_correct: int | float
     n_images: int
 
     @property
     def accuracy(self) -> float:
-        """Share of images classified correctly, 0 to 1."""
+        """Share of images (or, balanced, mean over classes of that share) classified correctly, 0 to 1."""
         return self.n_correct / self.n_images
 
     def __str__(self) -> str:
@@ -88,6 +93,7 @@ class Request:
         device: ``cpu`` or ``cuda``, where features are extracted.
         strategy: how neurons are picked: ``random`` (the definition of diffuse redundancy), or ``pivoted``, greedily by
             the training labels.
+        metric: what budgets, curves and the certificate count: all images alike, or all classes.
         compare: also measure other ways to take numbers from the penultimate layer.
         round_to: kept widths inside the network are rounded up to a multiple of this; what comes out does not change.
     """
@@ -102,6 +108,7 @@ class Request:
     skip_bad: bool = False
     device: str = "cpu"
     strategy: Strategy = "random"
+    metric: Metric = "accuracy"
     compare: bool = False
     round_to: int = defaults.ROUND_TO
 
@@ -146,7 +153,7 @@ class MeasuredReading:
         macs: multiply-accumulates per image of the network that ends here, all neurons read.
         n_params: its parameters.
         sizes: subset sizes scored, ascending; the last is the reading's width.
-        n_correct: correct validation predictions of ridge probes, per draw and size.
+        n_correct: correct validation predictions of ridge probes, per draw and size; see ``Score``.
         n_val: validation images.
         critical_size: smallest size whose mean over draws keeps the analysis' share of the reading's own accuracy.
         critical_size_std: spread of that size over draws.
@@ -158,7 +165,7 @@ class MeasuredReading:
     macs: int
     n_params: int
     sizes: tuple[int, ...]
-    n_correct: tuple[tuple[int, ...], ...]
+    n_correct: tuple[tuple[int | float, ...], ...]
     n_val: int
     critical_size: int
     critical_size_std: float

@@ -16,6 +16,7 @@ def command(
     skip_bad: options.SkipBad = False,
     device: options.Device = "cpu",
     strategy: options.Strategy = "random",
+    metric: options.Metric = "accuracy",
     modules: options.Modules = None,
     round_to: options.RoundTo = options.ROUND_TO,
     max_class_drop: options.MaxClassDrop = None,
@@ -39,6 +40,7 @@ def command(
         skip_bad=skip_bad,
         device=device,
         strategy=strategy,
+        metric=metric,
         modules=modules,
         round_to=round_to,
     )

@@ -55,6 +55,10 @@ Strategy = Annotated[
     str,
     typer.Option("--strategy", help="How neurons are picked: random (the definition), or pivoted (by label)."),
 ]
+Metric = Annotated[
+    str,
+    typer.Option("--metric", help="What counts: accuracy, or balanced-accuracy (every class alike)."),
+]
 Compare = Annotated[bool, typer.Option("--compare", help="Also measure PCA, projections, first and pivoted neurons.")]
 Nearest = Annotated[bool, typer.Option("--nearest", help="Show redundancy by the authors' rule: the nearest size.")]
 Modules = Annotated[
@@ -97,11 +101,15 @@ def request(
     strategy: str,
     modules: str | None,
     round_to: int,
+    metric: str,
     compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
     if strategy not in ("random", "pivoted"):
         raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
+    if metric not in ("accuracy", "balanced-accuracy"):
+        remedy = "Choose accuracy or balanced-accuracy"
+        raise UsageError(asked=f"--metric {metric}", found="no such metric", remedy=remedy)
     return Request(
         model=model,
         data=data,
@@ -112,6 +120,7 @@ def request(
         skip_bad=skip_bad,
         device=device,
         strategy="pivoted" if strategy == "pivoted" else "random",
+        metric="accuracy" if metric == "accuracy" else "balanced-accuracy",
         compare=compare,
         taps=None if modules is None else tuple(modules.split(",")),
         round_to=round_to,

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import ndtri
 
 from prune_tool.errors import DataError, UsageError
-from prune_tool.frontier.paired import Null, p_value, score
-from prune_tool.records import Budget, Score
+from prune_tool.frontier.evidence import ClassEvidence, ImageEvidence, Outcomes
+from prune_tool.records import Budget, Metric, Score
 
 State = Literal["certified", "not met", "cannot certify"]
-
-BOUND_PRECISION = 1e-4
-"""Upper bounds of the drop are exact to this, as a fraction, and rounded up: nobody reads a hundredth of a percent."""
-
-LARGEST_BOUND = 0.999
-"""A drop beyond this is not told from a total loss."""
-
-SEARCH_LIMIT = 100_000
-"""Up to this many images the number needed is found by the exact test; beyond, the normal approximation is as good."""
-
-SEARCH_STEP = 1.02
-"""Growth of the search for it. The rates it starts from are far less certain than 2 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +21,19 @@ class DropTest:
     """One-sided paired test that accuracy falls by less than the budget.
 
     Attributes:
+        metric: whether all images count alike, or all classes.
         full: score of the full backbone, on the test images.
         kept: score of the candidate, on the same images.
-        n_lost: images that full gets right and kept wrong.
-        n_won: images that kept gets right and full wrong.
+        evidence: outcomes on them.
         budget: the loss allowed.
         alpha: level of the test.
-        p_value: of "the drop is at least the budget"; exact, see ``paired.p_value``.
+        p_value: of "the drop is at least the budget", valid at every number of images.
     """
 
+    metric: Metric
     full: Score
     kept: Score
-    n_lost: int
-    n_won: int
+    evidence: ImageEvidence | ClassEvidence
     budget: Budget
     alpha: float
     p_value: float
@@ -121,8 +106,9 @@ def test_drop(
 ) -> DropTest:
     """Test whether the candidate's accuracy is certain to be within the budget of the full backbone's.
 
-    Valid at every number of images. A budget of 0 asks for a candidate that is strictly better: the null is "kept is at
-    most as good as full", so one that agrees with full on all images is never certified, whatever their number.
+    Exact at every number of images (``paired``). A budget of 0 asks for a candidate that is strictly better: the null
+    is "kept is at most as good as full", so one that agrees with full on all images is never certified, whatever their
+    number.
 
     Args:
         full_correct: (n,) bool, whether full classifies each test image correctly.
@@ -134,6 +120,30 @@ def test_drop(
         DataError: no images, or arrays that are not two boolean vectors of one length.
         UsageError: ``alpha`` is no level.
     """
+    full, kept = _checked(full_correct, kept_correct, alpha)
+    return _judge("accuracy", ImageEvidence(outcomes=Outcomes.count(full, kept)), budget, alpha)
+
+
+def test_balanced_drop(
+    labels: NDArray[np.int64],
+    full_correct: NDArray[np.bool_],
+    kept_correct: NDArray[np.bool_],
+    budget: Budget,
+    alpha: float,
+) -> DropTest:
+    """The same for balanced accuracy, the mean of the accuracies of all classes in ``labels (n,)``.
+
+    Valid at every number of images (``betting``), with classes taken as given and images drawn within each. The rarest
+    class decides the power. Other arguments and errors as for ``test_drop``.
+    """
+    full, kept = _checked(full_correct, kept_correct, alpha)
+    classes = tuple(Outcomes.count(full[labels == label], kept[labels == label]) for label in np.unique(labels))
+    return _judge("balanced-accuracy", ClassEvidence(classes=classes), budget, alpha)
+
+
+def _checked(
+    full_correct: NDArray[np.bool_], kept_correct: NDArray[np.bool_], alpha: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     if not 0 < alpha < 1:
         raise UsageError(asked=f"a test at level {alpha}", found="no level", remedy="Give a number between 0 and 1")
     full, kept = np.asarray(full_correct), np.asarray(kept_correct)
@@ -143,13 +153,19 @@ def test_drop(
             found=f"{full.dtype} of shape {full.shape} and {kept.dtype} of shape {kept.shape}",
             remedy="Give two boolean vectors of one length, one entry for each of at least one test image",
         )
-    n = full.size
-    full_score = Score(n_correct=int(full.sum()), n_images=n)
-    kept_score = Score(n_correct=int(kept.sum()), n_images=n)
-    n_lost, n_won = int((full & ~kept).sum()), int((kept & ~full).sum())
-    null = _null(budget, n_images=n, n_either=full_score.n_correct + n_won)
-    p = p_value(null, n_lost=n_lost, n_won=n_won)
-    return DropTest(full=full_score, kept=kept_score, n_lost=n_lost, n_won=n_won, budget=budget, alpha=alpha, p_value=p)
+    return full, kept
+
+
+def _judge(metric: Metric, evidence: ImageEvidence | ClassEvidence, budget: Budget, alpha: float) -> DropTest:
+    return DropTest(
+        metric=metric,
+        full=evidence.full,
+        kept=evidence.kept,
+        evidence=evidence,
+        budget=budget,
+        alpha=alpha,
+        p_value=evidence.p_value(budget, alpha),
+    )
 
 
 def fixed_sequence(tests: Iterable[Callable[[], DropTest]]) -> FixedSequence:
@@ -176,76 +192,26 @@ def certify(test: DropTest, *, after_failure: bool = False) -> Certificate:
         test: of the file that ships.
         after_failure: whether a test before it in the fixed sequence failed; then it is never "certified".
     """
+    budget, alpha = test.budget, test.alpha
     certified = test.passed and not after_failure
-    state: State = "certified" if certified else "cannot certify" if _is_met(test) else "not met"
-    needed = _images_needed(test) if state == "cannot certify" and not test.passed else None
+    state: State = "certified" if certified else "cannot certify" if budget.is_met(test.kept, test.full) else "not met"
+    unsure = state == "cannot certify" and not test.passed
+    bound = test.evidence.drop_bound(budget, alpha)
     return Certificate(
         state=state,
         test=test,
-        drop_bound=_drop_bound(test),
-        n_images_needed=needed,
+        drop_bound=min(bound, budget.loss) if test.passed else bound,  # rounding up must not contradict the state
+        n_images_needed=test.evidence.images_needed(budget, alpha) if unsure else None,
         after_failure=after_failure,
     )
-
-
-def _null(budget: Budget, *, n_images: int, n_either: int) -> Null:
-    """The hypothesis that the drop is at least the budget; ``n_either`` images are right by full or kept or both."""
-    if budget.kind == "relative":
-        return Null(b=budget.loss, c=1 - budget.loss, m=n_either)
-    return Null(b=budget.loss, c=1.0, m=n_images)
-
-
-def _is_met(test: DropTest) -> bool:
-    return test.budget.is_met(test.kept, test.full)
-
-
-def _drop_bound(test: DropTest) -> float:
-    """The smallest budget that passes, rounded up: a confidence bound, as it inverts one test for each budget."""
-
-    def excess(loss: float) -> float:
-        null = _null(
-            Budget(kind=test.budget.kind, loss=loss),
-            n_images=test.full.n_images,
-            n_either=test.full.n_correct + test.n_won,
-        )
-        return p_value(null, n_lost=test.n_lost, n_won=test.n_won) - test.alpha
-
-    if excess(0.0) <= 0:
-        return 0.0
-    if excess(LARGEST_BOUND) > 0:
-        return 1.0
-    bound = float(brentq(excess, 0.0, LARGEST_BOUND, xtol=BOUND_PRECISION / 2)) + BOUND_PRECISION / 2
-    return min(bound, test.budget.loss) if test.passed else bound
-
-
-def _images_needed(test: DropTest) -> int | None:
-    """About the fewest images at which the test's own rates pass; None if they lie exactly on the budget.
-
-    The score grows with the square root of the number of images, which gives a first guess; small counts need more.
-    """
-    n = test.full.n_images
-    n_either = test.full.n_correct + test.n_won
-    null = _null(test.budget, n_images=n, n_either=n_either)
-    if null.m == 0:
-        return None
-    observed = float(score(null, test.n_lost, test.n_won))
-    if observed > -1e-9:
-        return None
-    needed = max(n + 1, math.ceil(n * (float(ndtri(test.alpha)) / observed) ** 2))
-    while needed <= SEARCH_LIMIT:
-        lost, won = round(needed * test.n_lost / n), round(needed * test.n_won / n)
-        either = max(lost + won, round(needed * n_either / n))
-        if p_value(_null(test.budget, n_images=needed, n_either=either), n_lost=lost, n_won=won) <= test.alpha:
-            break
-        needed = math.ceil(needed * SEARCH_STEP)
-    return needed
 
 
 def _measured(test: DropTest) -> str:
     """What was seen, in the budget's unit."""
     full, kept = test.full.accuracy, test.kept.accuracy
     against = f"({100 * kept:.1f} % against {100 * full:.1f} %)"
+    what = test.metric.replace("-", " ")
     if test.budget.kind == "relative" and full > 0:
-        return f"the file keeps {100 * kept / full:.1f} % of the full backbone's accuracy {against}"
+        return f"the file keeps {100 * kept / full:.1f} % of the full backbone's {what} {against}"
     verb = "loses" if kept <= full else "gains"
-    return f"the file {verb} {100 * abs(full - kept):.1f} points of accuracy {against}"
+    return f"the file {verb} {100 * abs(full - kept):.1f} points of {what} {against}"

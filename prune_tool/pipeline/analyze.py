@@ -93,7 +93,7 @@ def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPr
         width=width,
         macs=cost.macs + n_probe,
         n_params=cost.n_params + n_probe + data.n_classes,
-        val=probe.score(data.features(subject.input_size, HEAD)[data.val], data.labels[data.val]),
+        val=probe.score(data.judged(data.features(subject.input_size, HEAD)[data.val])),
     )
     return full, probe
 

@@ -48,12 +48,12 @@ def _comparisons(workspace: Workspace, data: FitData) -> Iterator[Comparison]:
     width = subject.taps[-1].width
     head = Reading(input_size=subject.input_size, kind="layer", taps=(HEAD,), n_per_tap=(width,))
     moments, val = moments_of(head, subject, data)
-    labels, sizes = data.labels[data.val], size_grid(width, defaults.N_SIZES)
+    sizes = size_grid(width, defaults.N_SIZES)
     draws = draw_permutations(width, request.n_draws, request.seed)
 
     def swept(name: str, orders: NDArray[np.int64], basis: NDArray[np.float64] | None = None) -> Comparison:
         seen, shown = _in_basis(moments, val, basis)
-        curve = sweep_draws(seen, shown, labels, orders, sizes, defaults.RIDGE_GRID, device=request.device)
+        curve = sweep_draws(seen, data.judged(shown), orders, sizes, defaults.RIDGE_GRID, device=request.device)
         cka = np.mean([linear_cka(moments, order)[sizes - 1] for order in orders], axis=0) if basis is None else None
         return Comparison(
             name=name,

@@ -19,7 +19,14 @@ from prune_tool import defaults
 from prune_tool.deploy.session import open_session
 from prune_tool.deploy.verify import Parity, predict
 from prune_tool.errors import UsageError
-from prune_tool.frontier.certificate import Certificate, DropTest, certify, fixed_sequence, test_drop
+from prune_tool.frontier.certificate import (
+    Certificate,
+    DropTest,
+    certify,
+    fixed_sequence,
+    test_balanced_drop,
+    test_drop,
+)
 from prune_tool.frontier.choice import safe_to_cheap, smallest_size, within_budget
 from prune_tool.pipeline.analyze import measure_full, probe_front
 from prune_tool.pipeline.build import Built, build, build_full
@@ -96,7 +103,10 @@ def export(
     full = predict_on_test(workspace, workspace.native, run.full, "testing the full backbone")
 
     def drop(predicted: Indices) -> DropTest:
-        return test_drop(full == labels, predicted == labels, budget, 1 - confidence)
+        correct = full == labels, predicted == labels
+        if workspace.request.metric == "accuracy":
+            return test_drop(*correct, budget, 1 - confidence)
+        return test_balanced_drop(labels, *correct, budget, 1 - confidence)
 
     predictions = _on_test_images(workspace, analysis, data, order)
     sequence = fixed_sequence(partial(_after, drop, predict) for predict in predictions)
@@ -220,6 +230,7 @@ def _metadata(record: RunRecord, analysis: Analysis, budget: Budget) -> dict[str
         "prune_tool.data": record.data,
         "prune_tool.data_fingerprint": record.data_fingerprint,
         "prune_tool.budget": str(budget),
+        "prune_tool.metric": record.request.metric,
         "prune_tool.seed": str(record.request.seed),
         "prune_tool.full_macs": str(analysis.full.macs),
     }

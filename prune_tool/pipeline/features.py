@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from prune_tool.pipeline.extract import extract
 from prune_tool.pipeline.workspace import Subject, Workspace
+from prune_tool.records import Metric
+from prune_tool.redundancy.checks import Features as AnyFeatures
+from prune_tool.redundancy.held_out import HeldOut
 
 Indices = NDArray[np.int64]
 Features = Callable[[int, str], NDArray[np.float32]]
@@ -26,6 +29,7 @@ class FitData:
         labels: (n,) int64.
         train, val: row numbers.
         n_classes: of the task.
+        metric: how correct predictions are counted.
     """
 
     features: Features
@@ -33,6 +37,11 @@ class FitData:
     train: Indices
     val: Indices
     n_classes: int
+    metric: Metric = "accuracy"
+
+    def judged(self, val: AnyFeatures) -> HeldOut:
+        """The validation images, seen through the features ``val (n_val, d)``."""
+        return HeldOut(val, self.labels[self.val], self.metric)
 
     def at(self, input_size: int) -> Callable[[str], NDArray[np.float32]]:
         """Features of one input size, by tap."""
@@ -53,6 +62,7 @@ def _fit_data(workspace: Workspace) -> FitData:
         train=np.searchsorted(indices, splits.train),
         val=np.searchsorted(indices, splits.val),
         n_classes=len(workspace.source.classes),
+        metric=workspace.request.metric,
     )
 
 

@@ -99,8 +99,7 @@ def measure(subject: Subject, reading: Reading, data: FitData, request: Request)
     moments, val = moments_of(reading, subject, data)
     orders = orders_of(reading, moments, request)
     sizes = size_grid(reading.width, defaults.N_SIZES)
-    labels = data.labels[data.val]
-    curve = sweep_draws(moments, val, labels, orders, sizes, defaults.RIDGE_GRID, device=request.device)
+    curve = sweep_draws(moments, data.judged(val), orders, sizes, defaults.RIDGE_GRID, device=request.device)
     redundancy = diffuse_redundancy(curve, defaults.DELTA)
     cost = cost_of(subject.captured, kept_outputs(offered_neurons(reading, subject), subject))
     return MeasuredReading(
@@ -108,7 +107,7 @@ def measure(subject: Subject, reading: Reading, data: FitData, request: Request)
         macs=cost.macs,
         n_params=cost.n_params,
         sizes=tuple(int(size) for size in curve.sizes),
-        n_correct=tuple(tuple(int(n) for n in draw) for draw in curve.n_correct),
+        n_correct=tuple(tuple(draw) for draw in curve.n_correct.tolist()),
         n_val=curve.n_val,
         critical_size=redundancy.critical.size,
         critical_size_std=redundancy.critical.std,

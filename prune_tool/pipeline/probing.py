@@ -27,8 +27,9 @@ def fit_probe(
 ) -> LogisticProbe:
     """The converged logistic probe of a subset, its strength chosen on the validation images."""
     found = columns(data.at(input_size), subset)
-    train, val = data.train, data.val
-    return choose_logistic(found[train], data.labels[train], found[val], data.labels[val], data.n_classes, strengths)
+    train = data.train
+    val = data.judged(found[data.val])
+    return choose_logistic(found[train], data.labels[train], val, data.n_classes, strengths)
 
 
 def probe_candidate(
@@ -51,6 +52,6 @@ def probe_candidate(
         n_neurons=n_neurons,
         macs=cost.macs + n_probe,
         n_params=cost.n_params + n_probe + data.n_classes,
-        val=probe.score(found, data.labels[data.val]),
+        val=probe.score(data.judged(found)),
         strength=probe.strength,
     )

@@ -120,7 +120,17 @@ def findings_key(workspace: Workspace, record: RunRecord) -> str:
         *(subject.fingerprint for subject in workspace.subjects),
         record.data_fingerprint,
         record.splits_fingerprint,
-        repr((request.seed, request.n_draws, request.strategy, request.compare, request.device, request.round_to)),
+        repr(
+            (
+                request.seed,
+                request.n_draws,
+                request.strategy,
+                request.metric,
+                request.compare,
+                request.device,
+                request.round_to,
+            )
+        ),
         repr(sorted(constants.items())),
         repr(sorted(record.versions.items())),
     )

@@ -4,7 +4,8 @@ An orthonormal basis ``Q (d, m)`` turns the moments of ``X`` into those of ``X Q
 over prefixes scores the first ``k`` directions as it scores ``k`` neurons, for every ``k`` at once::
 
     along = project(moments, principal_basis(moments))
-    curve = sweep_draws(along.moments, along.features(val), val_labels, in_order(width), sizes, ridge_grid)
+    val = HeldOut(along.features(val), val_labels)
+    curve = sweep_draws(along.moments, val, in_order(width), sizes, ridge_grid)
 
 Directions live in standardised coordinates, those of the ridge probes, and are not standardised again. A rotation then
 leaves the probe of all ``d`` where it is: every comparison ends at the accuracy of the whole layer. Nanda et al.

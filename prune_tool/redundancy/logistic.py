@@ -11,7 +11,7 @@ waiting for each other made a fit several times slower on two busy cores.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from prune_tool.errors import DataError, UsageError
 from prune_tool.records import Score
-from prune_tool.redundancy.checks import Features, Float64, Int64, check_features, check_labels
+from prune_tool.redundancy.checks import Features, Float64, Int64, check_features
+from prune_tool.redundancy.held_out import HeldOut, check_held_out
 from prune_tool.redundancy.moments import Moments, MomentsAccumulator
 
 GRADIENT_TOLERANCE = 1e-6
@@ -69,10 +70,17 @@ class LogisticProbe:
         predicted: Int64 = self.logits(features).argmax(axis=1)
         return predicted
 
-    def score(self, features: Features, labels: Int64) -> Score:
-        """Correct predictions on ``features (n, d)`` with ``labels (n,)``."""
-        check_labels(labels, len(features), len(self.bias))
-        return Score(n_correct=int((self.predict(features) == labels).sum()), n_images=len(labels))
+    def score(self, held_out: HeldOut) -> Score:
+        """Correct predictions on images that it was not fitted on. Raises ``DataError`` where they do not fit."""
+        check_held_out(held_out, len(self.bias))
+        return held_out.score(self.predict(held_out.features))
+
+    def for_equal_classes(self, prior: Float64) -> LogisticProbe:
+        """The same probe for images of which every class sends as many: shares ``prior (c,)`` are divided out.
+
+        Menon et al., "Long-tail learning via logit adjustment" (ICLR 2021), section 4.1, with a strength of 1.
+        """
+        return replace(self, bias=self.bias - np.log(np.where(prior > 0, prior, 1)))
 
 
 def fit_logistic(
@@ -95,21 +103,23 @@ def fit_logistic(
 
 
 def choose_logistic(
-    train: Features, labels: Int64, val: Features, val_labels: Int64, n_classes: int, strengths: Iterable[float]
+    train: Features, labels: Int64, val: HeldOut, n_classes: int, strengths: Iterable[float]
 ) -> LogisticProbe:
-    """The probe of the strength with most correct predictions on ``val (m, d)``, ties to the stronger.
+    """The probe of the strength with most correct predictions on ``val``, ties to the stronger.
 
     Strengths are fitted from strong to weak, each from where the last one ended, until ``_PATIENCE`` in a row bring
-    nothing: weaker ones fit the training images ever closer, and take ever longer. Arguments and errors as for
+    nothing: weaker ones fit the training images ever closer, and take ever longer. Where ``val`` counts classes alike,
+    each is judged, and the chosen one comes back, as ``for_equal_classes``. Other arguments and errors as for
     ``fit_logistic``; no strength at all is a ``UsageError``.
     """
     problem = _prepare(train, labels, n_classes)
-    probe: LogisticProbe | None = None
-    best: tuple[int, LogisticProbe] | None = None
+    fitted: LogisticProbe | None = None
+    best: tuple[float, LogisticProbe] | None = None
     n_worse = 0
     for strength in sorted(strengths, reverse=True):
-        probe = _fit(problem, strength, probe)
-        n_correct = probe.score(val, val_labels).n_correct
+        fitted = _fit(problem, strength, fitted)
+        probe = fitted if val.metric == "accuracy" else fitted.for_equal_classes(problem.moments.prior)
+        n_correct = probe.score(val).n_correct
         n_worse = n_worse + 1 if best is not None and n_correct <= best[0] else 0
         if best is None or n_correct > best[0]:
             best = n_correct, probe

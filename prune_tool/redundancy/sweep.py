@@ -9,6 +9,7 @@ are ``prior + sum_{j<k} V_j Z_j'``, and all sizes cost one factorisation, one tr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from prune_tool.errors import DataError, UsageError
-from prune_tool.redundancy.checks import Features, Float64, Int64, check_labels
+from prune_tool.redundancy.checks import Float64, Int64
+from prune_tool.redundancy.held_out import HeldOut, check_held_out, image_weights
 from prune_tool.redundancy.moments import Moments
 
 _N_PILOTS = 2  # draws that try every strength
@@ -34,14 +36,15 @@ class Curve:
     Attributes:
         width: neurons of the full layer.
         sizes: ``(s,)`` int64, ascending subset sizes.
-        n_correct: ``(r, s)`` int64, correct predictions of each draw at each size.
+        n_correct: ``(r, s)``, correct predictions of each draw at each size: int64, or float64 where classes count
+            alike (see ``records.Score``).
         n_val: validation images.
         ridge: ``(s,)`` float64, strength chosen at each size, in multiples of the number of training images.
     """
 
     width: int
     sizes: Int64
-    n_correct: Int64
+    n_correct: Int64 | Float64
     n_val: int
     ridge: Float64
 
@@ -61,38 +64,36 @@ class Curve:
 
 def sweep(
     moments: Moments,
-    val: Features,
-    val_labels: Int64,
+    val: HeldOut,
     permutation: Int64,
     sizes: Int64,
     ridge: float,
     device: str = "cpu",
-) -> Int64:
+) -> Int64 | Float64:
     """Correct validation predictions of the ridge probe on each prefix of one permutation.
 
     Args:
         moments: of the training images.
-        val: ``(n_val, d)`` float32 or float64, raw features of the validation images.
-        val_labels: ``(n_val,)`` int64.
+        val: the validation images, and how they count.
         permutation: ``(m,)`` int64, distinct neurons, ``m <= d``.
         sizes: ``(s,)`` int64, ascending sizes in ``1..m``.
         ridge: strength, as a multiple of the number of training images; above 0.
         device: PyTorch device of the linear algebra, float64 on each.
 
     Returns:
-        ``(s,)`` int64. The prediction is the class of the highest score, the lowest class among equals.
+        ``(s,)`` int64, or float64 where classes count alike. The prediction is the class of the highest score, the
+        lowest class among equals.
 
     Raises:
         DataError: validation images that do not fit the moments, or a strength too small to factor.
         UsageError: sizes out of order or out of range, or a strength that is not positive.
     """
-    return _n_correct(_prepare(moments, val, val_labels, device), permutation, sizes, ridge)
+    return _n_correct(_prepare(moments, val, device), permutation, sizes, ridge)
 
 
 def sweep_draws(
     moments: Moments,
-    val: Features,
-    val_labels: Int64,
+    val: HeldOut,
     permutations: Int64,
     sizes: Int64,
     ridge_grid: Sequence[float],
@@ -106,13 +107,13 @@ def sweep_draws(
     ties are those of ``sweep``. The same input gives the same curve, bit for bit, on one machine with one number of
     threads.
     """
-    problem = _prepare(moments, val, val_labels, device)
+    problem = _prepare(moments, val, device)
     strengths = sorted(set(ridge_grid), reverse=True)
     pilots = np.array(
         [[_n_correct(problem, draw, sizes, strength) for draw in permutations[:_N_PILOTS]] for strength in strengths]
     )  # (strength, pilot, size)
     choice = _choice(pilots.sum(axis=1))
-    n_correct = np.empty((len(permutations), len(sizes)), np.int64)
+    n_correct = np.empty((len(permutations), len(sizes)), pilots.dtype)
     for chosen in np.unique(choice):
         at = choice == chosen
         n_correct[:_N_PILOTS, at] = pilots[chosen][:, at]
@@ -122,15 +123,15 @@ def sweep_draws(
         width=permutations.shape[1],
         sizes=sizes,
         n_correct=n_correct,
-        n_val=len(val_labels),
+        n_val=len(val),
         ridge=np.array(strengths)[choice],
     )
 
 
-def _choice(n_correct: Int64) -> Int64:
+def _choice(n_correct: Int64 | Float64) -> Int64:
     """For each size, the strength to use, from ``n_correct (strength, size)``; at most ``_N_STRENGTHS`` differ."""
     groups = list(combinations(range(len(n_correct)), min(_N_STRENGTHS, len(n_correct))))
-    kept = np.array(max(groups, key=lambda group: int(n_correct[list(group)].max(axis=0).sum())))
+    kept = np.array(max(groups, key=lambda group: n_correct[list(group)].max(axis=0).sum().item()))
     choice: Int64 = kept[n_correct[kept].argmax(axis=0)]
     return choice
 
@@ -145,20 +146,26 @@ class _Problem:
     prior: Tensor
     val: Tensor
     labels: Tensor
+    weights: Tensor | None
 
 
-def _prepare(moments: Moments, val: Features, val_labels: Int64, device: str) -> _Problem:
-    standardised = moments.standardise(val)
-    check_labels(val_labels, len(val), moments.n_classes)
-    if len(val) == 0:
+def _prepare(moments: Moments, held_out: HeldOut, device: str) -> _Problem:
+    standardised = moments.standardise(held_out.features)
+    check_held_out(held_out, moments.n_classes)
+    if len(held_out) == 0:
         raise DataError(asked="accuracy on validation images", found="none", remedy="Hold out at least one image")
+    cross, prior = moments.cross, moments.prior
+    if held_out.metric != "accuracy":  # scores over the classes' shares: see held_out
+        cross, prior = cross / np.where(prior > 0, prior, 1), np.sign(prior)
+    weights = None if held_out.metric == "accuracy" else torch.tensor(image_weights(held_out.labels), device=device)
     return _Problem(
         n_images=moments.n_images,
         gram=torch.tensor(moments.gram, device=device),
-        cross=torch.tensor(moments.cross, device=device),
-        prior=torch.tensor(moments.prior, device=device),
+        cross=torch.tensor(cross, device=device),
+        prior=torch.tensor(prior, device=device),
         val=torch.from_numpy(standardised).to(device).mT.contiguous(),
-        labels=torch.tensor(val_labels, dtype=torch.int64, device=device),
+        labels=torch.tensor(held_out.labels, dtype=torch.int64, device=device),
+        weights=weights,
     )
 
 
@@ -173,13 +180,14 @@ def _n_correct(problem: _Problem, order: Int64, sizes: Int64, ridge: float) -> I
     prefix = torch.tensor(order[: sizes[-1]], device=problem.val.device)
     L = _factor(problem, prefix, ridge)
     Z = torch.linalg.solve_triangular(L, problem.cross[prefix], upper=False)
-    n_correct = np.zeros(len(sizes), np.int64)
-    blocks = torch.split(problem.val, _SOLVE_IMAGES, dim=1), torch.split(problem.labels, _SOLVE_IMAGES)
-    for val, labels in zip(*blocks, strict=True):
+    n_correct = torch.zeros(len(sizes), dtype=torch.int64 if problem.weights is None else torch.float64)
+    for start in range(0, len(problem.labels), _SOLVE_IMAGES):
+        images = slice(start, start + _SOLVE_IMAGES)
         # L^-1 A as (A' L^-T)': in this order LAPACK's columns are the neurons, and V comes out neuron by neuron.
-        V = torch.linalg.solve_triangular(L.mT, val[prefix].mT, upper=True, left=False).mT
-        n_correct += _score(Z, V, problem.prior, labels, sizes.tolist())
-    return n_correct
+        V = torch.linalg.solve_triangular(L.mT, problem.val[prefix, images].mT, upper=True, left=False).mT
+        weights = None if problem.weights is None else problem.weights[images]
+        n_correct += _score(Z, V, problem.prior, problem.labels[images], weights, sizes.tolist())
+    return n_correct.numpy()
 
 
 def _factor(problem: _Problem, order: Tensor, ridge: float) -> Tensor:
@@ -200,28 +208,47 @@ def _factor(problem: _Problem, order: Tensor, ridge: float) -> Tensor:
     return L
 
 
-def _score(Z: Tensor, V: Tensor, prior: Tensor, labels: Tensor, sizes: list[int]) -> Int64:
-    """Correct predictions at each size from ``Z (k, c)`` and ``V (k, n)``, class-major, block by block of images."""
-    n_classes, n_images = len(prior), len(labels)
-    block = max(256, (_SCORES_AT_ONCE_GPU if V.is_cuda else _SCORES_AT_ONCE) // n_classes)
-    n_correct = torch.zeros(len(sizes), dtype=torch.int64, device=V.device)
-    for start in range(0, n_images, block):
+def _score(Z: Tensor, V: Tensor, prior: Tensor, labels: Tensor, weights: Tensor | None, sizes: list[int]) -> Tensor:
+    """Correct predictions (s,) at each size from ``Z (k, c)`` and ``V (k, n)``, class-major, images in blocks.
+
+    Blocks are small enough for PyTorch to compute each in the thread that asks, so on CPU threads take one each. Sums
+    are taken in the order of the blocks, whoever finishes first.
+    """
+    block = max(256, (_SCORES_AT_ONCE_GPU if V.is_cuda else _SCORES_AT_ONCE) // len(prior))
+
+    def score(start: int) -> Tensor:
         images = slice(start, start + block)
-        scores = prior[:, None].repeat(1, len(labels[images]))
-        done = 0
-        for i, size in enumerate(sizes):
-            scores.addmm_(Z[done:size].mT, V[done:size, images])
-            n_correct[i] += _n_hits(scores, labels[images])
-            done = size
-    return n_correct.cpu().numpy()
+        own_weights = None if weights is None else weights[images]
+        return _score_block(Z, V[:, images], prior, labels[images], own_weights, sizes)
+
+    starts = range(0, len(labels), block)
+    if V.is_cuda:
+        return torch.stack([score(start) for start in starts]).sum(dim=0).cpu()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return torch.stack(list(pool.map(score, starts))).sum(dim=0)
 
 
-def _n_hits(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many images' first highest class is their label; ``scores (c, n)``, ``labels (n,)``.
+def _score_block(
+    Z: Tensor, V: Tensor, prior: Tensor, labels: Tensor, weights: Tensor | None, sizes: list[int]
+) -> Tensor:
+    """``_score`` of one block: a running sum over columns, looked at where a size ends."""
+    n_correct = torch.zeros(len(sizes), dtype=torch.int64 if weights is None else weights.dtype, device=V.device)
+    scores = prior[:, None].repeat(1, len(labels))
+    done = 0
+    for i, size in enumerate(sizes):
+        scores.addmm_(Z[done:size].mT, V[done:size])
+        hit = _hits(scores, labels)
+        n_correct[i] = hit.sum() if weights is None else weights[hit].sum()
+        done = size
+    return n_correct
+
+
+def _hits(scores: Tensor, labels: Tensor) -> Tensor:
+    """Whether each image's first highest class is its label, ``(n,)``; ``scores (c, n)``, ``labels (n,)``.
 
     PyTorch's argmax over the leading axis is fifty times slower on CPU than its maximum, so it decides ties only.
     """
     best = scores.amax(dim=0)
     if (scores == best).sum() == len(labels):
-        return (scores.gather(0, labels[None])[0] == best).sum()
-    return (scores.argmax(dim=0) == labels).sum()
+        return scores.gather(0, labels[None])[0] == best
+    return scores.argmax(dim=0) == labels

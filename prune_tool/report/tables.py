@@ -12,7 +12,7 @@ from rich.text import Text
 from prune_tool.deploy.bench import BenchResult
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.export import Exported
-from prune_tool.records import Analysis, Candidate, MeasuredReading
+from prune_tool.records import Analysis, Candidate, MeasuredReading, Request
 from prune_tool.redundancy.fairness import Fairness
 from prune_tool.store.layout import RunFolder
 
@@ -40,7 +40,7 @@ def analysis_tables(analyzed: Analyzed, *, nearest: bool = False) -> Sequence[Re
         (f"{record.model} on {record.data}", "bold"),
         f": {record.n_train:,} train, {record.n_val:,} val, {record.n_test:,} test images of {len(record.classes)}"
         f" classes ({record.splits})\n"
-        f"full backbone at {full.input_size} px: {full.val} on validation, "
+        f"full backbone at {full.input_size} px: {_metric(record.request)} {full.val} on validation, "
         f"{full.macs / 1e6:,.0f} M MACs, {full.n_params / 1e6:.2f} M parameters",
     )
     where = Text(f"Written to {analyzed.run.path}")
@@ -52,6 +52,10 @@ def analysis_tables(analyzed: Analyzed, *, nearest: bool = False) -> Sequence[Re
         frontier_table(analysis, analyzed.candidates),
         where,
     ]
+
+
+def _metric(request: Request) -> str:
+    return request.metric.replace("-", " ")
 
 
 def _redundancy_table(analysis: Analysis, *, nearest: bool) -> Table:

@@ -16,6 +16,7 @@ from prune_tool.pipeline.measure import columns, kept_outputs, prefix_subset, re
 from prune_tool.pipeline.runs import read_analysis, read_candidates, read_record
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Request
+from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.subsets import draw_permutations
 from prune_tool.surgery.slicing import slice_graph
@@ -167,7 +168,7 @@ def test_sweep_on_real_features_equals_a_direct_solve(workspace: Workspace) -> N
     moments = accumulator.freeze()
     order = draw_permutations(X.shape[1], 1, 0)[0]
     sizes = np.arange(1, X.shape[1] + 1)
-    swept = sweep(moments, val, labels[data.val], order, sizes, 1e-2)
+    swept = sweep(moments, HeldOut(val, labels[data.val]), order, sizes, 1e-2)
     Xt, Xv = moments.standardise(train), moments.standardise(val)
     Y = np.eye(3)[labels[data.train]] - moments.prior
     for k, n_correct in zip(sizes, swept, strict=True):

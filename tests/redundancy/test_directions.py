@@ -9,6 +9,7 @@ from sklearn.linear_model import Ridge
 
 from prune_tool.errors import DataError
 from prune_tool.redundancy.directions import in_order, principal_basis, project, random_basis
+from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.subsets import draw_permutations
 from prune_tool.redundancy.sweep import sweep, sweep_draws
@@ -46,7 +47,7 @@ def test_principal_directions_equal_scikit_learn_at_every_size(n, d, ridge, seed
     train, labels, val, val_labels = task(n, d, seed=seed, n_val=60)
     moments = learn(train, labels)
     along = project(moments, principal_basis(moments))
-    found = sweep(along.moments, along.features(val), val_labels, in_order(d)[0], np.arange(1, d + 1), ridge)
+    found = sweep(along.moments, HeldOut(along.features(val), val_labels), in_order(d)[0], np.arange(1, d + 1), ridge)
     X = moments.standardise(train)
     for k in range(1, d + 1):
         pca = PCA(k).fit(X)
@@ -61,8 +62,8 @@ def test_random_directions_and_first_neurons_equal_a_direct_fit_at_every_size(d,
     moments, Q, sizes = learn(train, labels), random_basis(d, seed), np.arange(1, d + 1)
     along, (draw,) = project(moments, Q), draw_permutations(d, 1, seed)
     X, V = moments.standardise(train), moments.standardise(val)
-    on_random = sweep(along.moments, along.features(val), val_labels, draw, sizes, 0.1)
-    on_first = sweep(moments, val, val_labels, in_order(d)[0], sizes, 0.1)
+    on_random = sweep(along.moments, HeldOut(along.features(val), val_labels), draw, sizes, 0.1)
+    on_first = sweep(moments, HeldOut(val, val_labels), in_order(d)[0], sizes, 0.1)
     for k in sizes:
         least, most = hits(X @ Q[:, draw[:k]], labels, V @ Q[:, draw[:k]], val_labels, 0.1)
         assert least <= on_random[k - 1] <= most, k
@@ -73,10 +74,10 @@ def test_random_directions_and_first_neurons_equal_a_direct_fit_at_every_size(d,
 def test_the_comparison_has_teeth():
     train, labels, val, val_labels = task(n_val=400)
     moments, sizes = learn(train, labels), np.arange(1, 11)
-    curves = [sweep(moments, val, val_labels, np.arange(10), sizes, 0.1)]
+    curves = [sweep(moments, HeldOut(val, val_labels), np.arange(10), sizes, 0.1)]
     for Q in (principal_basis(moments), random_basis(10, 0)):
         along = project(moments, Q)
-        curves.append(sweep(along.moments, along.features(val), val_labels, np.arange(10), sizes, 0.1))
+        curves.append(sweep(along.moments, HeldOut(along.features(val), val_labels), np.arange(10), sizes, 0.1))
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert (curves[a] != curves[b]).sum() >= 7
     assert curves[0][-1] == curves[1][-1] == curves[2][-1]  # a rotation of the whole layer changes no probe
@@ -107,7 +108,7 @@ def test_directions_that_no_training_image_uses_add_nothing():
     train[:, 3], train[:, 4] = 2.0, train[:, 5]
     moments = learn(train, labels)
     along = project(moments, principal_basis(moments))
-    found = sweep(along.moments, along.features(val), val_labels, np.arange(10), np.arange(1, 11), 0.1)
+    found = sweep(along.moments, HeldOut(along.features(val), val_labels), np.arange(10), np.arange(1, 11), 0.1)
     assert len(set(found[:5])) > 1
     assert (found[4:] == found[4]).all()  # six centred images span five dimensions
 
@@ -135,7 +136,7 @@ def test_the_first_k_are_a_draw_like_any_other():
     order = in_order(10)
     assert order.dtype == np.int64
     assert order.tolist() == [list(range(10))]
-    curve = sweep_draws(learn(train, labels), val, val_labels, order, np.arange(1, 11), (0.1,))
+    curve = sweep_draws(learn(train, labels), HeldOut(val, val_labels), order, np.arange(1, 11), (0.1,))
     assert curve.n_correct.shape == (1, 10)
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune_tool.errors import UsageError
+from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.measures import critical_size, diffuse_redundancy
 from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.subsets import draw_permutations
@@ -73,9 +74,8 @@ def test_a_layer_of_copies_of_one_neuron_is_as_redundant_as_can_be():
     neuron = (rng.standard_normal(200) + 2 * labels)[:, None]
     accumulator = MomentsAccumulator(8, 2)
     accumulator.update(np.repeat(neuron, 8, axis=1), labels)
-    layer = sweep_draws(
-        accumulator.freeze(), np.repeat(neuron, 8, axis=1), labels, draw_permutations(8, 4, 0), np.arange(1, 9), (0.1,)
-    )
+    val = HeldOut(np.repeat(neuron, 8, axis=1), labels)
+    layer = sweep_draws(accumulator.freeze(), val, draw_permutations(8, 4, 0), np.arange(1, 9), (0.1,))
     assert layer.accuracy[-1] > 0.7  # there is something to keep
     assert diffuse_redundancy(layer, 1.0).value == 1 - 1 / 8
     assert diffuse_redundancy(layer, 1.0).spread == 0
@@ -87,7 +87,9 @@ def test_a_layer_whose_neurons_are_all_needed_has_none():
     features[:, 5] += np.where(labels, 4.0, -4.0) - features[:, :5].sum(axis=1)  # only the sum of all six tells
     accumulator = MomentsAccumulator(6, 2)
     accumulator.update(features, labels)
-    layer = sweep_draws(accumulator.freeze(), features, labels, draw_permutations(6, 6, 0), np.arange(1, 7), (1e-6,))
+    layer = sweep_draws(
+        accumulator.freeze(), HeldOut(features, labels), draw_permutations(6, 6, 0), np.arange(1, 7), (1e-6,)
+    )
     assert diffuse_redundancy(layer, 1.0).value == 0
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from prune_tool.errors import UsageError
 from prune_tool.redundancy import pivoted
+from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.pivoted import pivoted_order
 from prune_tool.redundancy.subsets import draw_permutations
@@ -112,9 +113,9 @@ def test_greedy_neurons_beat_random_ones_where_few_matter():
     features, labels = task(n=600, d=60, seed=2)
     train, val = slice(300), slice(300, None)
     moments, sizes = learn(features[train], labels[train]), np.array([3, 6, 12])
-    greedy = sweep(moments, features[val], labels[val], pivoted_order(moments, 12, 1e-2), sizes, 1e-2)
+    greedy = sweep(moments, HeldOut(features[val], labels[val]), pivoted_order(moments, 12, 1e-2), sizes, 1e-2)
     for draw in draw_permutations(60, 10, 0):
-        assert (greedy > sweep(moments, features[val], labels[val], draw, sizes, 1e-2)).all()
+        assert (greedy > sweep(moments, HeldOut(features[val], labels[val]), draw, sizes, 1e-2)).all()
 
 
 @pytest.mark.parametrize(("n_picks", "ridge"), [(0, 0.1), (13, 0.1), (3, 0.0), (3, -1.0), (3, np.nan)])
