@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from prune_tool.errors import DataError, UsageError
-from prune_tool.redundancy.checks import Float64, Int64
+from prune_tool.redundancy.checks import Float64, Int64, check_features
 from prune_tool.redundancy.held_out import HeldOut, check_held_out, image_weights
 from prune_tool.redundancy.moments import Moments
 
@@ -138,19 +138,24 @@ def _choice(n_correct: Int64 | Float64) -> Int64:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Problem:
-    """Moments and standardised validation images on the device, float64. ``val (d, n_val)``: a neuron is contiguous."""
+    """Moments and validation images on the device. ``val (d, n_val)``: a neuron is contiguous.
+
+    ``val`` is as it came, in its own precision: only the images being solved are standardised, in float64.
+    """
 
     n_images: int
     gram: Tensor
     cross: Tensor
     prior: Tensor
+    mean: Tensor
+    scale: Tensor
     val: Tensor
     labels: Tensor
     weights: Tensor | None
 
 
 def _prepare(moments: Moments, held_out: HeldOut, device: str) -> _Problem:
-    standardised = moments.standardise(held_out.features)
+    check_features(held_out.features, moments.width)
     check_held_out(held_out, moments.n_classes)
     if len(held_out) == 0:
         raise DataError(asked="accuracy on validation images", found="none", remedy="Hold out at least one image")
@@ -163,7 +168,9 @@ def _prepare(moments: Moments, held_out: HeldOut, device: str) -> _Problem:
         gram=torch.tensor(moments.gram, device=device),
         cross=torch.tensor(cross, device=device),
         prior=torch.tensor(prior, device=device),
-        val=torch.from_numpy(standardised).to(device).mT.contiguous(),
+        mean=torch.tensor(moments.mean, device=device)[:, None],
+        scale=torch.tensor(moments.scale, device=device)[:, None],
+        val=torch.from_numpy(np.ascontiguousarray(held_out.features.T)).to(device),
         labels=torch.tensor(held_out.labels, dtype=torch.int64, device=device),
         weights=weights,
     )
@@ -184,7 +191,8 @@ def _n_correct(problem: _Problem, order: Int64, sizes: Int64, ridge: float) -> I
     for start in range(0, len(problem.labels), _SOLVE_IMAGES):
         images = slice(start, start + _SOLVE_IMAGES)
         # L^-1 A as (A' L^-T)': in this order LAPACK's columns are the neurons, and V comes out neuron by neuron.
-        V = torch.linalg.solve_triangular(L.mT, problem.val[prefix, images].mT, upper=True, left=False).mT
+        val = problem.val[prefix, images].double().sub_(problem.mean[prefix]).div_(problem.scale[prefix])
+        V = torch.linalg.solve_triangular(L.mT, val.mT, upper=True, left=False).mT
         weights = None if problem.weights is None else problem.weights[images]
         n_correct += _score(Z, V, problem.prior, problem.labels[images], weights, sizes.tolist())
     return n_correct.numpy()
