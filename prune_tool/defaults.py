@@ -31,6 +31,12 @@ POOL_DEPTH = 8
 CONFIDENCE = 0.95
 """One-sided confidence of the certificate."""
 
+TARGET_BATCH_SIZE = 1
+"""Images a call that latency is measured at: a camera or a request brings one at a time."""
+
+TARGET_N_THREADS = 1
+"""Threads that latency is measured with. One thread measures work; more also measure the machine's other load."""
+
 OPSET = 20
 """ONNX opset of written files: new enough for GroupNorm and antialiased Resize, old enough for runtimes of 2024."""
 

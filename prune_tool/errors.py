@@ -61,5 +61,9 @@ class BudgetError(GateError):
     """No candidate keeps enough accuracy."""
 
 
+class LimitError(GateError):
+    """No candidate is cheap enough."""
+
+
 class VerificationError(GateError):
     """A written file does not do what its source does; the message names the stage and the difference."""

@@ -5,7 +5,7 @@ Accuracy travels as counts (``Score``), because 0.9 - 0.3 is not 0.6; kept neuro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from prune_tool import defaults
@@ -13,6 +13,8 @@ from prune_tool.errors import UsageError
 
 Strategy = Literal["random", "pivoted"]
 Metric = Literal["accuracy", "balanced-accuracy"]
+Cost = Literal["latency", "macs", "params", "neurons"]
+COSTS: tuple[Cost, ...] = ("latency", "macs", "params", "neurons")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -78,6 +80,50 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What the file may cost at most: milliseconds a call on the target, or a number of MACs or parameters."""
+
+    kind: Literal["latency", "macs", "params"]
+    most: float
+
+    @staticmethod
+    def parse(kind: Literal["latency", "macs", "params"], text: str) -> Limit:
+        """Read ``5ms``, ``200M`` or ``1.5G``. Raises ``UsageError`` on anything else."""
+        units = {"ms": 1.0} if kind == "latency" else {"k": 1e3, "M": 1e6, "G": 1e9}
+        for unit, factor in units.items():
+            number = text.removesuffix(unit)
+            if number != text and number.replace(".", "", 1).isdecimal() and float(number) > 0:
+                return Limit(kind=kind, most=float(number) * factor)
+        example = "5ms" if kind == "latency" else "200M"
+        raise UsageError(
+            asked=f"--max-{kind} {text}",
+            found="not a positive number with its unit",
+            remedy=f"Try --max-{kind} {example}",
+        )
+
+    def __str__(self) -> str:
+        return f"{self.most:g} ms" if self.kind == "latency" else f"{self.most / 1e6:g} M {_COUNTED[self.kind]}"
+
+
+_COUNTED = {"macs": "MACs", "params": "parameters"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the file will run on, as far as latency goes.
+
+    Attributes:
+        provider: ONNX Runtime execution provider: ``cpu``, ``cuda`` or ``tensorrt``.
+        batch_size: images a call.
+        n_threads: within an operator.
+    """
+
+    provider: str = "cpu"
+    batch_size: int = defaults.TARGET_BATCH_SIZE
+    n_threads: int = defaults.TARGET_N_THREADS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What the user asked for; with the fingerprints in ``run.json`` it determines every number that follows.
 
@@ -95,6 +141,8 @@ class Request:
             the training labels.
         metric: what budgets, curves and the certificate count: all images alike, or all classes.
         compare: also measure other ways to take numbers from the penultimate layer.
+        cost: what the frontier trades accuracy against. ``latency`` is measured; the others are counted on the graph.
+        target: what latency is measured on.
         round_to: kept widths inside the network are rounded up to a multiple of this; what comes out does not change.
     """
 
@@ -110,6 +158,8 @@ class Request:
     strategy: Strategy = "random"
     metric: Metric = "accuracy"
     compare: bool = False
+    cost: Cost = "latency"
+    target: Target = field(default_factory=Target)
     round_to: int = defaults.ROUND_TO
 
 
@@ -210,6 +260,42 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimedReadings:
+    """Latencies of some readings' networks on one machine.
+
+    Attributes:
+        target: what was timed on.
+        cpu: name of the processor.
+        full_ms: median milliseconds a call of the full backbone.
+        reading_ms: the same of each reading's network, all its neurons read.
+    """
+
+    target: Target
+    cpu: str
+    full_ms: float
+    reading_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What it took to find the candidates.
+
+    Attributes:
+        n_subsets: subsets whose accuracy was measured, all sizes, draws and readings.
+        n_readings: layers and pools they were taken from, over all input sizes.
+        n_timed: networks whose latency was measured.
+        n_probed: subsets that got a converged logistic probe.
+        seconds: all of it, without extracting features.
+    """
+
+    n_subsets: int
+    n_readings: int
+    n_timed: int
+    n_probed: int
+    seconds: float = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
     """Everything ``analyze`` measured.
 
@@ -217,12 +303,16 @@ class Analysis:
         full: the yardstick.
         delta: share of a layer's own accuracy that critical sizes keep.
         measured: every reading.
+        search: what it took.
+        timed: latencies, where they are what counts.
         comparisons: on the penultimate layer, where they were asked for.
     """
 
     full: Full
     delta: float
     measured: tuple[MeasuredReading, ...]
+    search: Search
+    timed: TimedReadings | None = None
     comparisons: tuple[Comparison, ...] = ()
 
 
@@ -236,6 +326,8 @@ class Candidate:
         macs, n_params: of the sliced trunk and probe.
         val: validation score of its logistic probe.
         strength: L2 strength of that probe, chosen on the same validation images.
+        latency_ms: predicted, a call on the request's target: measured on the reading's whole network and scaled by the
+            multiply-accumulates that the subset leaves of it. None where latency was not measured.
     """
 
     reading: int
@@ -244,3 +336,11 @@ class Candidate:
     n_params: int
     val: Score
     strength: float
+    latency_ms: float | None = None
+
+    def cost(self, kind: Cost) -> tuple[float, int, int]:
+        """What the candidate costs, to be compared with others of the same ``kind``: ties go by MACs, then neurons."""
+        if kind == "latency":
+            assert self.latency_ms is not None, "latency was not measured"
+            return self.latency_ms, self.macs, self.n_neurons
+        return {"macs": self.macs, "params": self.n_params, "neurons": self.n_neurons}[kind], self.macs, self.n_neurons

@@ -14,6 +14,10 @@ def command(
     device: options.Device = "cpu",
     strategy: options.Strategy = "random",
     metric: options.Metric = "accuracy",
+    cost: options.Cost = "latency",
+    target: options.TargetProvider = "cpu",
+    target_batch: options.TargetBatch = options.TARGET_BATCH,
+    target_threads: options.TargetThreads = options.TARGET_THREADS,
     modules: options.Modules = None,
     round_to: options.RoundTo = options.ROUND_TO,
     compare: options.Compare = False,
@@ -24,6 +28,8 @@ def command(
     quiet: options.Quiet = False,
 ) -> None:
     """Measure how redundant a backbone is for your images, and where cutting it pays."""
+    from prune_tool.records import Target
+
     request = options.request(
         model=model,
         data=data,
@@ -35,6 +41,8 @@ def command(
         device=device,
         strategy=strategy,
         metric=metric,
+        cost=cost,
+        target=Target(provider=target, batch_size=target_batch, n_threads=target_threads),
         modules=modules,
         round_to=round_to,
         compare=compare,

@@ -17,18 +17,26 @@ def command(
     device: options.Device = "cpu",
     strategy: options.Strategy = "random",
     metric: options.Metric = "accuracy",
+    cost: options.Cost = "latency",
+    target: options.TargetProvider = "cpu",
+    target_batch: options.TargetBatch = options.TARGET_BATCH,
+    target_threads: options.TargetThreads = options.TARGET_THREADS,
     modules: options.Modules = None,
     round_to: options.RoundTo = options.ROUND_TO,
     max_class_drop: options.MaxClassDrop = None,
+    max_latency: options.MaxLatency = None,
+    max_macs: options.MaxMacs = None,
+    max_params: options.MaxParams = None,
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Analyze, export and bench in one go: from a backbone and images to a smaller file, proven and timed."""
-    from prune_tool.records import Budget
+    from prune_tool.records import Budget, Target
 
     loss = Budget.parse(budget)
+    limits = options.limits(latency=max_latency, macs=max_macs, params=max_params)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
     request = options.request(
         model=model,
@@ -41,6 +49,8 @@ def command(
         device=device,
         strategy=strategy,
         metric=metric,
+        cost=cost,
+        target=Target(provider=target, batch_size=target_batch, n_threads=target_threads),
         modules=modules,
         round_to=round_to,
     )
@@ -54,7 +64,7 @@ def command(
     with watching(quiet=quiet) as progress:
         workspace = Workspace(request, progress)
         analyzed = analyze(workspace, runs=runs, name=name)
-        exported = export(workspace, analyzed.run, budget=loss, confidence=confidence, taps=taps)
+        exported = export(workspace, analyzed.run, budget=loss, confidence=confidence, taps=taps, limits=limits)
         with progress.stage("timing both files"):
             timed = bench(analyzed.run)
     tables = [

@@ -9,6 +9,9 @@ def command(
     taps: options.Taps = "all",
     confidence: options.Confidence = options.CONFIDENCE,
     max_class_drop: options.MaxClassDrop = None,
+    max_latency: options.MaxLatency = None,
+    max_macs: options.MaxMacs = None,
+    max_params: options.MaxParams = None,
     runs: options.Runs = options.RUNS,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -17,6 +20,7 @@ def command(
     from prune_tool.records import Budget
 
     loss = Budget.parse(budget)
+    limits = options.limits(latency=max_latency, macs=max_macs, params=max_params)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
     from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.export import export
@@ -29,6 +33,6 @@ def command(
     with watching(quiet=quiet) as progress:
         record = read_record(folder)
         workspace = Workspace(record.request, progress)
-        exported = export(workspace, folder, budget=loss, confidence=confidence, taps=taps)
+        exported = export(workspace, folder, budget=loss, confidence=confidence, taps=taps, limits=limits)
     show(exported, export_tables(exported, read_analysis(folder), record.classes, folder), as_json=json)
     pass_gates(exported, record.classes, most)

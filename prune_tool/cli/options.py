@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from prune_tool import defaults
 from prune_tool.errors import UsageError
-from prune_tool.records import Request
+from prune_tool.records import COSTS, Limit, Request, Target
 
 
 def _hush(quiet: bool) -> bool:
@@ -59,6 +59,22 @@ Metric = Annotated[
     str,
     typer.Option("--metric", help="What counts: accuracy, or balanced-accuracy (every class alike)."),
 ]
+Cost = Annotated[
+    str, typer.Option("--cost", help="What accuracy is traded against: latency (measured), macs, params or neurons.")
+]
+TargetProvider = Annotated[str, typer.Option("--target", help="What latency is measured on: cpu, cuda or tensorrt.")]
+TargetBatch = Annotated[int, typer.Option("--target-batch", min=1, help="Images a call, for latency.")]
+TargetThreads = Annotated[int, typer.Option("--target-threads", min=1, help="Threads within an operator, for latency.")]
+MaxLatency = Annotated[
+    str | None,
+    typer.Option("--max-latency", help="Most accurate file within it: 5ms a call on the target.", show_default=False),
+]
+MaxMacs = Annotated[
+    str | None, typer.Option("--max-macs", help="Most accurate file within it: 200M.", show_default=False)
+]
+MaxParams = Annotated[
+    str | None, typer.Option("--max-params", help="Most accurate file within it: 1.5M.", show_default=False)
+]
 Compare = Annotated[bool, typer.Option("--compare", help="Also measure PCA, projections, first and pivoted neurons.")]
 Nearest = Annotated[bool, typer.Option("--nearest", help="Show redundancy by the authors' rule: the nearest size.")]
 Modules = Annotated[
@@ -102,11 +118,15 @@ def request(
     modules: str | None,
     round_to: int,
     metric: str,
+    cost: str,
+    target: Target,
     compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
     if strategy not in ("random", "pivoted"):
         raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
+    if cost not in COSTS:
+        raise UsageError(asked=f"--cost {cost}", found="no such cost", remedy=f"Choose one of {', '.join(COSTS)}")
     if metric not in ("accuracy", "balanced-accuracy"):
         remedy = "Choose accuracy or balanced-accuracy"
         raise UsageError(asked=f"--metric {metric}", found="no such metric", remedy=remedy)
@@ -121,6 +141,8 @@ def request(
         device=device,
         strategy="pivoted" if strategy == "pivoted" else "random",
         metric="accuracy" if metric == "accuracy" else "balanced-accuracy",
+        cost=next(known for known in COSTS if known == cost),
+        target=target,
         compare=compare,
         taps=None if modules is None else tuple(modules.split(",")),
         round_to=round_to,
@@ -133,6 +155,12 @@ def points(option: str, text: str) -> float:
     if not number.replace(".", "", 1).isdecimal():
         raise UsageError(asked=f"{option} {text}", found="not points of accuracy", remedy=f"Try {option} 10pp")
     return float(number)
+
+
+def limits(*, latency: str | None, macs: str | None, params: str | None) -> tuple[Limit, ...]:
+    """The limits that a command's options set."""
+    texts: dict[Literal["latency", "macs", "params"], str | None] = {"latency": latency, "macs": macs, "params": params}
+    return tuple(Limit.parse(kind, text) for kind, text in texts.items() if text is not None)
 
 
 def _input_sizes(text: str) -> tuple[int, ...] | None:
@@ -152,4 +180,5 @@ def whole_numbers(option: str, text: str, *, such_as: str) -> tuple[int, ...]:
 
 
 ROUND_TO = defaults.ROUND_TO
+TARGET_BATCH, TARGET_THREADS = defaults.TARGET_BATCH_SIZE, defaults.TARGET_N_THREADS
 SEED, DRAWS, RUNS, CONFIDENCE = defaults.SEED, defaults.N_DRAWS, Path("runs"), defaults.CONFIDENCE

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from prune_tool.errors import BudgetError
-from prune_tool.records import Budget, Candidate, Score
+from prune_tool.errors import BudgetError, LimitError
+from prune_tool.records import Budget, Candidate, Cost, Limit, Score
 
 
 def within_budget(
@@ -35,6 +35,42 @@ def within_budget(
     )
 
 
+def most_accurate(
+    candidates: Sequence[Candidate], limits: Sequence[Limit], name: Callable[[Candidate], str]
+) -> Candidate:
+    """The candidate of most correct validation predictions that stays within all limits, the cheapest among equals.
+
+    Args:
+        candidates: all that could ship.
+        limits: what it may cost; at least one.
+        name: says where a candidate is cut, for the error.
+
+    Raises:
+        LimitError: none fits; the message names the one that exceeds its limit least, and what would take it.
+    """
+
+    def excess(candidate: Candidate) -> float:
+        return max(candidate.cost(limit.kind)[0] / limit.most for limit in limits)
+
+    fitting = [candidate for candidate in candidates if excess(candidate) <= 1]
+    if fitting:
+        return max(fitting, key=lambda c: (c.val.accuracy, -c.macs, -c.n_neurons))
+    nearest = min(candidates, key=excess)
+    needed = " ".join(f"--max-{limit.kind} {_typed(nearest.cost(limit.kind)[0], limit)}" for limit in limits)
+    raise LimitError(
+        asked=f"a network of at most {' and '.join(map(str, limits))}",
+        found=f"no candidate is; the nearest has {nearest.n_neurons:,} neurons of {name(nearest)}",
+        remedy=f"{needed} would take it",
+    )
+
+
+def _typed(cost: float, limit: Limit) -> str:
+    """A limit that just takes ``cost``, or the one that it stays within, as one would type it."""
+    if limit.kind == "latency":
+        return f"{np.ceil(100 * max(cost, limit.most)) / 100:g}ms"
+    return f"{np.ceil(max(cost, limit.most) / 1e4) / 100:g}M"
+
+
 def least_budget(kept: Score, full: Score, like: Budget) -> str:
     """The smallest budget, as one would type it, that takes ``kept``; rounded up to a tenth of a per cent."""
     loss = full.accuracy - kept.accuracy
@@ -56,10 +92,10 @@ def smallest_size(meets: Callable[[int], bool], known: int) -> int:
     return high
 
 
-def safe_to_cheap(eligible: Sequence[Candidate], last: Candidate) -> list[Candidate]:
+def safe_to_cheap(eligible: Sequence[Candidate], last: Candidate, cost: Cost) -> list[Candidate]:
     """The order of testing: from the most accurate candidate down the front to ``last``, the cheapest.
 
     It is settled on validation images alone, as fixed-sequence testing requires.
     """
-    dearer = [c for c in eligible if c.macs > last.macs and c.val.accuracy >= last.val.accuracy]
-    return [*sorted(dearer, key=lambda c: c.macs, reverse=True), last]
+    dearer = [c for c in eligible if c.cost(cost) > last.cost(cost) and c.val.accuracy >= last.val.accuracy]
+    return [*sorted(dearer, key=lambda c: c.cost(cost), reverse=True), last]

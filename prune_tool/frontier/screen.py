@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from prune_tool import defaults
 from prune_tool.frontier.pareto import pareto_front
-from prune_tool.records import Candidate, MeasuredReading
+from prune_tool.records import Candidate, Cost, MeasuredReading
 
 
 def near_front(
@@ -29,13 +29,14 @@ def near_front(
     return [int(order[i]) for i in sorted(near)]
 
 
-def front(candidates: Sequence[Candidate]) -> list[int]:
-    """Candidates that no other matches in accuracy at less cost (MACs, then neurons), cheapest first."""
-    return [int(i) for i in pareto_front(cost_ranks(candidates), [c.val.accuracy for c in candidates])]
+def front(candidates: Sequence[Candidate], cost: Cost) -> list[Candidate]:
+    """Candidates that no other matches in accuracy at less cost, cheapest first."""
+    best = pareto_front(cost_ranks(candidates, cost), [c.val.accuracy for c in candidates])
+    return [candidates[int(i)] for i in best]
 
 
-def cost_ranks(candidates: Sequence[Candidate]) -> NDArray[np.int64]:
-    """(n,) rank of each candidate by MACs, ties by neurons; equal costs share a rank."""
-    costs = [(c.macs, c.n_neurons) for c in candidates]
+def cost_ranks(candidates: Sequence[Candidate], cost: Cost) -> NDArray[np.int64]:
+    """(n,) rank of each candidate by its cost; equal costs share a rank."""
+    costs = [c.cost(cost) for c in candidates]
     rank = {cost: i for i, cost in enumerate(sorted(set(costs)))}
     return np.array([rank[cost] for cost in costs], dtype=np.int64)

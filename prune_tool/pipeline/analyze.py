@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +15,12 @@ from prune_tool.errors import RunError
 from prune_tool.frontier.screen import front, near_front
 from prune_tool.pipeline.compare import compare
 from prune_tool.pipeline.features import FitData, fit_data
+from prune_tool.pipeline.latency import time_readings
 from prune_tool.pipeline.measure import measure, readings_of
 from prune_tool.pipeline.probing import fit_probe, probe_candidate
 from prune_tool.pipeline.runs import Findings, RunRecord, describe_run, findings_key, read_findings, write_run
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Analysis, Candidate, Full, MeasuredReading
+from prune_tool.records import Analysis, Candidate, Cost, Full, MeasuredReading, Search, TimedReadings
 from prune_tool.redundancy.logistic import LogisticProbe
 from prune_tool.store.atomic import write_json
 from prune_tool.store.layout import RunFolder, create_run, free_name, require_free
@@ -34,6 +36,10 @@ class Analyzed:
     record: RunRecord
     analysis: Analysis
     candidates: tuple[Candidate, ...]
+
+    def frontier(self, cost: Cost | None = None) -> list[Candidate]:
+        """Candidates that no other matches in accuracy at less cost, cheapest first; by default the request's cost."""
+        return front(self.candidates, cost or self.record.request.cost)
 
 
 def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Analyzed:
@@ -69,11 +75,27 @@ def _remembered(workspace: Workspace, record: RunRecord) -> Findings:
 
 def _find(workspace: Workspace) -> Findings:
     data = fit_data(workspace)
+    started = time.perf_counter()
     full, _ = measure_full(workspace, data)
     measured = _measure_all(workspace, data)
+    candidates, timed = probe_near(workspace, data, measured)
+    search = Search(
+        n_subsets=sum(len(m.sizes) * len(m.n_correct) for m in measured),
+        n_readings=len(measured),
+        n_timed=0 if timed is None else len(timed.reading_ms),
+        n_probed=len(candidates),
+        seconds=time.perf_counter() - started,
+    )
     comparisons = compare(workspace, data) if workspace.request.compare else ()
-    analysis = Analysis(full=full, delta=defaults.DELTA, measured=measured, comparisons=comparisons)
-    return Findings(analysis=analysis, candidates=probe_front(workspace, data, measured))
+    analysis = Analysis(
+        full=full,
+        delta=defaults.DELTA,
+        measured=measured,
+        search=search,
+        timed=timed,
+        comparisons=comparisons,
+    )
+    return Findings(analysis=analysis, candidates=candidates)
 
 
 def measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticProbe]:
@@ -108,25 +130,34 @@ def _measure_all(workspace: Workspace, data: FitData) -> tuple[MeasuredReading, 
     return tuple(found)
 
 
-def probe_front(
+def probe_near(
     workspace: Workspace, data: FitData, measured: Sequence[MeasuredReading], allowed: frozenset[str] | None = None
-) -> tuple[Candidate, ...]:
-    """Logistic probes on the readings near the ridge front, and the Pareto front among them, cheapest first.
+) -> tuple[tuple[Candidate, ...], TimedReadings | None]:
+    """Logistic probes on the readings near the ridge front, and the latencies of their networks.
 
     Args:
         workspace: of the run.
         data: training and validation features.
         measured: every reading of the analysis.
         allowed: taps that may be read; ``None`` for all.
+
+    Returns:
+        Everything that could ship, on the front or not, and the latencies where they are the request's cost.
     """
     numbers = [i for i, m in enumerate(measured) if allowed is None or allowed.issuperset(m.reading.taps)]
     near = [numbers[i] for i in near_front([measured[i] for i in numbers])]
+    timed = None
+    if workspace.request.cost == "latency":
+        timed = time_readings(workspace, [measured[i].reading for i in near])
     candidates: list[Candidate] = []
     with workspace.progress.stage("fitting logistic probes", len(near)) as advance:
-        for i in near:
-            candidates += _probe_sizes(workspace, data, i, measured[i])
+        for place, i in enumerate(near):
+            for candidate in _probe_sizes(workspace, data, i, measured[i]):
+                whole_ms = None if timed is None else timed.reading_ms[place]
+                ms = None if whole_ms is None else whole_ms * min(1, candidate.macs / measured[i].macs)
+                candidates.append(dataclasses.replace(candidate, latency_ms=ms))
             advance(1)
-    return tuple(candidates[i] for i in front(candidates))
+    return tuple(candidates), timed
 
 
 def _probe_sizes(workspace: Workspace, data: FitData, number: int, measured: MeasuredReading) -> Iterator[Candidate]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from prune_tool.frontier.certificate import (
     test_balanced_drop,
     test_drop,
 )
-from prune_tool.frontier.choice import safe_to_cheap, smallest_size, within_budget
-from prune_tool.pipeline.analyze import measure_full, probe_front
+from prune_tool.frontier.choice import most_accurate, safe_to_cheap, smallest_size, within_budget
+from prune_tool.frontier.screen import front
+from prune_tool.pipeline.analyze import measure_full, probe_near
 from prune_tool.pipeline.build import Built, build, build_full
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.features import FitData, Indices, features_of, fit_data
@@ -36,7 +37,7 @@ from prune_tool.pipeline.measure import columns
 from prune_tool.pipeline.probing import fit_probe, probe_candidate, subset_of
 from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, require_same
 from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
-from prune_tool.records import Analysis, Budget, Candidate
+from prune_tool.records import Analysis, Budget, Candidate, Limit
 from prune_tool.redundancy.fairness import Fairness, compare_classes
 from prune_tool.store.atomic import write_json
 from prune_tool.store.fingerprint import file_fingerprint
@@ -74,6 +75,7 @@ def export(
     budget: Budget,
     confidence: float = defaults.CONFIDENCE,
     taps: str | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Exported:
     """Write the cheapest network of a run that keeps accuracy within the budget.
 
@@ -82,6 +84,8 @@ def export(
         run: from ``analyze``.
         budget: the loss allowed, relative to the full backbone.
         confidence: one-sided, of the certificate.
+        limits: what the file may cost at most. With any, the most accurate candidate within them ships, and the budget
+            is only what its certificate speaks of.
         taps: ``None`` for all, ``last`` for the penultimate layer alone, or names separated by commas.
 
     Returns:
@@ -97,7 +101,8 @@ def export(
     require_same(workspace, record, run)
     allowed = _allowed(taps, analysis)
     data = fit_data(workspace)
-    order = _candidates_to_test(workspace, run, analysis, data, budget, allowed)
+    probed = read_candidates(run) if allowed is None else probe_near(workspace, data, analysis.measured, allowed)[0]
+    order = _candidates_to_test(workspace, analysis, data, budget, probed, limits)
     full_parity = build_full(workspace, run, measure_full(workspace, data)[1])
     labels = workspace.source.labels[workspace.splits.test]
     full = predict_on_test(workspace, workspace.native, run.full, "testing the full backbone")
@@ -172,31 +177,53 @@ def predict_on_test(workspace: Workspace, subject: Subject, model: Path, title: 
 
 def _candidates_to_test(
     workspace: Workspace,
-    run: RunFolder,
     analysis: Analysis,
     data: FitData,
     budget: Budget,
-    allowed: frozenset[str] | None,
+    probed: Sequence[Candidate],
+    limits: Sequence[Limit],
 ) -> list[Candidate]:
-    """From safe to cheap; the cheapest is shrunk to the smallest subset that meets the budget on validation images."""
-    candidates = read_candidates(run) if allowed is None else probe_front(workspace, data, analysis.measured, allowed)
+    """From safe to cheap; the cheapest is shrunk to the smallest subset that meets the budget on validation images.
+
+    With limits, the one most accurate candidate within them.
+    """
+    cost = workspace.request.cost
+    candidates = front(probed, cost)
     full = analysis.full.val
 
     def name(candidate: Candidate) -> str:
         return str(analysis.measured[candidate.reading].reading)
 
+    if limits:
+        return [most_accurate(probed, _measurable(limits, analysis), name)]
     eligible = within_budget(candidates, full, budget, name)
     found = {eligible[0].n_neurons: eligible[0]}
 
     def meets(n_neurons: int) -> bool:
         cheapest = eligible[0]
         reading = analysis.measured[cheapest.reading].reading
-        found[n_neurons] = probe_candidate(workspace, data, cheapest.reading, reading, n_neurons, (cheapest.strength,))
+        smaller = probe_candidate(workspace, data, cheapest.reading, reading, n_neurons, (cheapest.strength,))
+        found[n_neurons] = replace(smaller, latency_ms=_scaled(cheapest, smaller.macs))
         return budget.is_met(found[n_neurons].val, full)
 
     with workspace.progress.stage("finding the smallest subset"):
         last = found[smallest_size(meets, eligible[0].n_neurons)]
-    return safe_to_cheap(eligible, last)
+    return safe_to_cheap(eligible, last, cost)
+
+
+def _measurable(limits: Sequence[Limit], analysis: Analysis) -> Sequence[Limit]:
+    if analysis.timed is None and any(limit.kind == "latency" for limit in limits):
+        raise UsageError(
+            asked="a limit on latency",
+            found="a run that did not measure it",
+            remedy="Run `prune-tool analyze` again with --cost latency",
+        )
+    return limits
+
+
+def _scaled(candidate: Candidate, macs: int) -> float | None:
+    """Latency of a smaller subset of the same reading."""
+    return None if candidate.latency_ms is None else candidate.latency_ms * macs / candidate.macs
 
 
 def _move(source: RunFolder, run: RunFolder) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -113,12 +114,18 @@ def open_runner(workspace: Workspace, subject: Subject) -> Runner:
         return _torch_runner(subject) if workspace.request.device == "cuda" else _onnx_runner(workspace, subject)
 
 
-def _onnx_runner(workspace: Workspace, subject: Subject) -> Runner:
-    names = [tap.name for tap in subject.taps]
+def graph_of(workspace: Workspace, subject: Subject) -> Path:
+    """The backbone with all its taps as an ONNX file in the cache: ``images`` in, an output a tap."""
     path = workspace.cache.graph(subject.fingerprint)
     if not path.exists():
-        write_onnx(export_program(subject.captured, subject.example), path, metadata={}, output_names=tuple(names))
-    session = open_session(path, n_threads=n_threads(), spin=False)
+        names = tuple(tap.name for tap in subject.taps)
+        write_onnx(export_program(subject.captured, subject.example), path, metadata={}, output_names=names)
+    return path
+
+
+def _onnx_runner(workspace: Workspace, subject: Subject) -> Runner:
+    names = [tap.name for tap in subject.taps]
+    session = open_session(graph_of(workspace, subject), n_threads=n_threads(), spin=False)
 
     def run(images: Images) -> Neurons:
         return dict(zip(names, session.run(names, {"images": images}), strict=True))

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from prune_tool import defaults
+from prune_tool.deploy.bench import cpu_model
 from prune_tool.errors import RunError
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate, Request
@@ -20,7 +21,7 @@ from prune_tool.store.atomic import read_json, write_json
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.store.layout import RunFolder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 """Distributions that bring ONNX Runtime; a machine has one of them."""
 
@@ -120,6 +121,8 @@ def findings_key(workspace: Workspace, record: RunRecord) -> str:
         *(subject.fingerprint for subject in workspace.subjects),
         record.data_fingerprint,
         record.splits_fingerprint,
+        cpu_model() if request.cost == "latency" else "",
+        repr((request.cost, request.target)),
         repr(
             (
                 request.seed,

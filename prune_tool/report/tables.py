@@ -49,7 +49,8 @@ def analysis_tables(analyzed: Analyzed, *, nearest: bool = False) -> Sequence[Re
         head,
         _redundancy_table(analysis, nearest=nearest),
         *compared,
-        frontier_table(analysis, analyzed.candidates),
+        frontier_table(analysis, analyzed.frontier()),
+        Text(_searched(analysis)),
         where,
     ]
 
@@ -108,7 +109,7 @@ def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table
     full = analysis.full
     table = _table(
         "Frontier: converged probes on random subsets, validation accuracy",
-        "cut", "neurons", "of", "acc. %", "of full %", "MACs (M)", "MACs -%", "params (M)",
+        "cut", "neurons", "of", "acc. %", "of full %", "ms", "faster", "MACs (M)", "MACs -%", "params (M)",
     )  # fmt: skip
     for candidate in candidates:
         reading = analysis.measured[candidate.reading].reading
@@ -118,11 +119,32 @@ def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table
             f"{reading.width:,}",
             percent(candidate.val.accuracy),
             percent(candidate.val.accuracy / full.val.accuracy),
+            *_latency_cells(analysis, candidate),
             f"{candidate.macs / 1e6:,.1f}",
             percent(1 - candidate.macs / full.macs),
             f"{candidate.n_params / 1e6:.2f}",
         )
     return table
+
+
+def _latency_cells(analysis: Analysis, candidate: Candidate) -> tuple[str, str]:
+    """Milliseconds and how many times faster than the full backbone, as predicted; empty where nothing was timed."""
+    if analysis.timed is None or candidate.latency_ms is None:
+        return "", ""
+    return f"{candidate.latency_ms:.2f}", f"{analysis.timed.full_ms / candidate.latency_ms:.1f}x"
+
+
+def _searched(analysis: Analysis) -> str:
+    """What the search considered and measured."""
+    search, timed = analysis.search, analysis.timed
+    on = ""
+    if timed is not None:
+        how = f"{timed.target.provider}, batch {timed.target.batch_size}, {timed.target.n_threads} threads"
+        on = f", {search.n_timed} networks timed ({how}; full {timed.full_ms:.2f} ms)"
+    return (
+        f"Considered {search.n_subsets:,} subsets of {search.n_readings} layers and pools; {search.n_probed} converged"
+        f" probes{on}; {search.seconds:.0f} s"
+    )
 
 
 def export_tables(

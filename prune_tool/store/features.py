@@ -58,6 +58,10 @@ class FeatureCache:
         """Where the findings ``key`` of an analysis belong; as ``graph``."""
         return self._folder("findings") / f"{key}.json"
 
+    def latencies(self, key: str) -> Path:
+        """Where the latencies ``key`` belong; as ``graph``."""
+        return self._folder("latencies") / f"{key}.json"
+
     def _folder(self, name: str) -> Path:
         folder = self.root / name
         try:

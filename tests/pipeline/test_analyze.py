@@ -15,7 +15,7 @@ from prune_tool.pipeline.features import fit_data
 from prune_tool.pipeline.measure import columns, kept_outputs, prefix_subset, readings_of
 from prune_tool.pipeline.runs import read_analysis, read_candidates, read_record
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Request
+from prune_tool.records import COSTS, Cost, Request
 from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.subsets import draw_permutations
@@ -46,9 +46,10 @@ def test_the_run_folder_reads_back_as_it_was_written(analyzed: Analyzed) -> None
     assert read_candidates(analyzed.run) == analyzed.candidates
 
 
-def test_the_front_is_strictly_monotone(analyzed: Analyzed) -> None:
-    costs = [(c.macs, c.n_neurons) for c in analyzed.candidates]
-    accuracies = [c.val.n_correct for c in analyzed.candidates]
+@pytest.mark.parametrize("cost", COSTS)
+def test_the_front_is_strictly_monotone(analyzed: Analyzed, cost: Cost) -> None:
+    front = analyzed.frontier(cost)
+    costs, accuracies = [c.cost(cost) for c in front], [c.val.n_correct for c in front]
     assert len(costs) >= 2
     assert costs == sorted(set(costs))
     assert accuracies == sorted(set(accuracies))
