@@ -17,6 +17,7 @@ def _hush(quiet: bool) -> bool:
     """Downloads bring bars of their own, which are switched off before their library is imported or not at all."""
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     return quiet
 
 
@@ -32,7 +33,8 @@ Data = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="Folder of class folders (with or without train/val/test) or .npz; the embedded solar cells if absent.",
+        help="Folder of class folders (with or without train/val/test), .csv, .parquet, .tar, .npz, hfds/NAME[:CONFIG],"
+        " torch/NAME or wds/PATTERN; the embedded solar cells if absent.",
         show_default=False,
     ),
 ]

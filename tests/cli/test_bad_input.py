@@ -77,8 +77,8 @@ class TestImages:
         assert '"n_bad_images": 1' in answer.out
 
     def test_an_unreadable_kind(self, refused: Callable[..., str], convnet: str, tmp_path: Path) -> None:
-        (tmp_path / "images.tar").write_bytes(b"")
-        assert "no reader for .tar" in refused(convnet, tmp_path / "images.tar")
+        (tmp_path / "images.zip").write_bytes(b"")
+        assert "no reader for .zip" in refused(convnet, tmp_path / "images.zip")
 
 
 class TestModel:

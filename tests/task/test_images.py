@@ -22,14 +22,14 @@ def test_a_misspelt_path_is_answered_with_one_that_opens(save_folders):
     assert len(open_images(re.search(r"mean (.+)\?", caught.value.remedy)[1])) == 2
 
 
-@pytest.mark.parametrize("data", ["hfds/cifar10", "torch/cifar10", "wds/shards", "s3://bucket/x", "https://host/x.zip"])
+@pytest.mark.parametrize("data", ["tfds/cifar10", "hfids/cifar10", "s3://bucket/x", "https://host/x.zip"])
 def test_a_scheme_without_a_reader_is_named(data):
-    with pytest.raises(DataError, match=r"no reader for (hfds/|torch/|wds/|s3:|https:)") as caught:
+    with pytest.raises(DataError, match=r"no reader for (tfds/|hfids/|s3:|https:)") as caught:
         open_images(data)
     assert ".npz" in caught.value.remedy
 
 
-@pytest.mark.parametrize("name", ["data.parquet", "data.zip", "data"])
+@pytest.mark.parametrize("name", ["data.zip", "data.tar.gz", "data"])
 def test_a_file_of_another_kind_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(DataError, match="no reader for"):
