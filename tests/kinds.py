@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,35 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A few bytes that promise an image of any size."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def broken() -> dict[str, bytes]:
+    """Files that are no images, by what is wrong with them; each is called .jpg or .png by whoever made it."""
+    photo = noise(5, (64, 64), "JPEG")
+    rng = np.random.default_rng(0)
+    return {
+        "empty": b"",
+        "html": b"<!DOCTYPE html><title>404 Not Found</title>",
+        "cut": photo[: len(photo) // 2],
+        "cut in its header": noise(5)[:20],
+        "random behind PNG's magic": b"\x89PNG\r\n\x1a\n" + rng.bytes(500),
+        "random behind JPEG's magic": b"\xff\xd8\xff\xe0" + rng.bytes(500),
+        "random behind GIF's magic": b"GIF89a" + rng.bytes(500),
+        "random behind TIFF's magic": b"II*\0" + rng.bytes(500),
+        "zeros": bytes(1000),
+        "bomb": png_of(60_000, 60_000),
+        "another kind": b"%PDF-1.7\n%%EOF",
+    }
 
 
 def samples(n: int = 4, splits: Sequence[str] = ("train", "val", "test")) -> list[Sample]:

@@ -15,6 +15,11 @@ def command(
     strategy: options.Strategy = "random",
     modules: options.Modules = None,
     round_to: options.RoundTo = options.ROUND_TO,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    interpolation: options.Interpolation = None,
+    crop_pct: options.CropPct = None,
+    crop_mode: options.CropMode = None,
     compare: options.Compare = False,
     nearest: options.Nearest = False,
     runs: options.Runs = options.RUNS,
@@ -35,6 +40,9 @@ def command(
         strategy=strategy,
         modules=modules,
         round_to=round_to,
+        preprocessing=options.preprocessing(
+            mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode
+        ),
         compare=compare,
     )
     from prune_tool.cli.console import show, watching

@@ -18,6 +18,11 @@ def command(
     strategy: options.Strategy = "random",
     modules: options.Modules = None,
     round_to: options.RoundTo = options.ROUND_TO,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    interpolation: options.Interpolation = None,
+    crop_pct: options.CropPct = None,
+    crop_mode: options.CropMode = None,
     max_class_drop: options.MaxClassDrop = None,
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
@@ -41,6 +46,9 @@ def command(
         strategy=strategy,
         modules=modules,
         round_to=round_to,
+        preprocessing=options.preprocessing(
+            mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode
+        ),
     )
     from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.analyze import analyze

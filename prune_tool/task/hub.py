@@ -15,9 +15,6 @@ from prune_tool.task.labelled import EncodedImages
 from prune_tool.task.labels import index_labels, labelled_rows, plain
 from prune_tool.task.naming import IMAGES, LABELS, SPLIT_NAMES, few, pick
 
-SAVED = ("dataset_dict.json", "state.json")
-"""Files that ``save_to_disk`` writes at the top of a folder."""
-
 REMEDY = "A data set with one Image column and a ClassLabel column (or one called label) works"
 
 
@@ -98,7 +95,8 @@ def open_hub(name: str) -> HubImages:
 
 def is_saved(folder: Path) -> bool:
     """Whether ``datasets``' ``save_to_disk`` wrote a folder."""
-    return any((folder / name).is_file() for name in SAVED)
+    here = {path.name for path in folder.iterdir()}
+    return "dataset_dict.json" in here or {"state.json", "dataset_info.json"} <= here
 
 
 def _load(datasets: Any, name: str, asked: str) -> Mapping[str, Any]:
@@ -106,7 +104,11 @@ def _load(datasets: Any, name: str, asked: str) -> Mapping[str, Any]:
     path = Path(name).expanduser()
     place, _, config = (name, "", "") if path.exists() else name.partition(":")
     try:
-        loaded = datasets.load_from_disk(path) if is_saved(path) else datasets.load_dataset(place, config or None)
+        loaded = (
+            datasets.load_from_disk(path)
+            if path.is_dir() and is_saved(path)
+            else datasets.load_dataset(place, config or None)
+        )
     except Exception as error:  # no network, no such name, a damaged file: the library raises anything
         said = " ".join(str(error).split())[:300] or type(error).__name__
         if "Config name is missing" in said:

@@ -15,10 +15,10 @@ from prune_tool.task.arrays import open_arrays
 from prune_tool.task.demo import open_demo
 from prune_tool.task.folder import open_folder
 from prune_tool.task.hub import is_saved, open_hub
-from prune_tool.task.naming import SPLIT_NAMES, visible
+from prune_tool.task.naming import shards_below, visible
 from prune_tool.task.parquet import holds_images, open_parquet
 from prune_tool.task.table import ENDINGS, open_tables
-from prune_tool.task.tars import find_tars, open_tars, tars_below
+from prune_tool.task.tars import find_tars, open_tars
 from prune_tool.task.torch_sets import open_torch
 
 SUPPORTED = (
@@ -106,32 +106,33 @@ def _open_file(path: Path) -> ImageSource:
 
 
 def _open_folder(path: Path) -> ImageSource:
-    """By what lies in it: shards first, then class folders, then a table beside the images."""
-    name = path.resolve().name
+    """Class folders before what lies beside them: archives and tables stay behind where they are unpacked."""
     if is_saved(path):
         return open_hub(str(path))
-    if tars := tars_below(path):
+    try:
+        return open_folder(path)
+    except DataError as error:
+        no_class_folders = error
+    try:
+        other = _open_beside(path)
+    except DataError as error:
+        found = f"as class folders, {no_class_folders.found}; as what else lies in it, {error.found}"
+        raise DataError(asked=error.asked, found=found, remedy=error.remedy) from error
+    if other is None:
+        raise no_class_folders
+    return other
+
+
+def _open_beside(path: Path) -> ImageSource | None:
+    """The images of the tars, parquet files or tables in a folder; None where there are none of them."""
+    name = path.resolve().name
+    if tars := shards_below(path, ".tar"):
         return open_tars(tars, name)
-    files = _parquet_below(path)
+    files = shards_below(path, ".parquet")
     if files and holds_images(files[0]):
         return open_parquet(files, name)
     tables = sorted(p for p in path.iterdir() if p.suffix.lower() in (*ENDINGS, ".parquet") and visible(p.name))
-    try:
-        return open_folder(path)
-    except DataError as no_class_folders:
-        if not tables:
-            raise
-        try:
-            return open_tables(tables, name)
-        except DataError as no_table:
-            found = f"{no_class_folders.found}; and as a table, {no_table.found}"
-            raise DataError(asked=no_table.asked, found=found, remedy=no_table.remedy) from no_class_folders
-
-
-def _parquet_below(folder: Path) -> list[Path]:
-    """Parquet files in a folder, in its ``data`` folder, and in those named like a split, sorted."""
-    places = [folder, *(p for p in folder.iterdir() if p.is_dir() and p.name.lower() in {"data", *SPLIT_NAMES})]
-    return sorted(path for place in places for path in place.glob("*.parquet") if visible(path.name))
+    return open_tables(tables, name) if tables else None
 
 
 def _suggestion(path: Path) -> str:

@@ -37,6 +37,12 @@ def splits_of_files(paths: Collection[Path]) -> dict[Path, Split | None]:
     return said if "train" in said.values() else dict.fromkeys(paths)
 
 
+def shards_below(folder: Path, ending: str) -> list[Path]:
+    """Files of an ending in a folder, in its ``data`` folder and in those named like a split, sorted."""
+    inner = [p for p in folder.iterdir() if p.is_dir() and p.name.lower() in {"data", *SPLIT_NAMES}]
+    return sorted(p for place in (folder, *inner) for p in place.iterdir() if p.suffix == ending and visible(p.name))
+
+
 def _split_in(stem: str) -> Split | None:
     """The split that stands as a word in a name; None where none does, or several do."""
     found = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", stem.lower()) if word in SPLIT_NAMES}

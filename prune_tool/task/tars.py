@@ -18,7 +18,7 @@ from prune_tool.records import Split
 from prune_tool.task.decode import FORMATS
 from prune_tool.task.labelled import EncodedImages
 from prune_tool.task.labels import index_labels, labelled_rows
-from prune_tool.task.naming import LABELS, few, pick, splits_of_files
+from prune_tool.task.naming import LABELS, few, pick, shards_below, splits_of_files
 
 MAX_LABEL = 2**20
 """Bytes of the largest member that is read for a label; a label takes a few."""
@@ -124,16 +124,11 @@ def find_tars(pattern: str) -> list[Path]:
         path = Path(name)
         here = _matching(name) if glob.has_magic(name) and not path.exists() else [path]
         for each in here:
-            found += tars_below(each) if each.is_dir() else [each]
+            found += shards_below(each, ".tar") if each.is_dir() else [each]
     missing = [str(path) for path in found if not path.is_file()]
     if missing or not found:
         raise DataError(asked=asked, found=f"no file {few(missing)}" if missing else "no .tar there", remedy=remedy)
     return found
-
-
-def tars_below(folder: Path) -> list[Path]:
-    """Tars in a folder and in the folders right below it (``train/``, ``test/``), sorted."""
-    return sorted(path for path in [*folder.glob("*.tar"), *folder.glob("*/*.tar")] if path.is_file())
 
 
 def _matching(pattern: str) -> list[Path]:

@@ -15,6 +15,18 @@ def test_a_folder_and_an_archive_open(save_folders, tmp_path):
     assert open_images(str(tmp_path / "data.NPZ")).classes == ("0", "1")
 
 
+def test_an_archive_beside_the_class_folders_it_was_unpacked_to_stays_behind(save_folders, tmp_path):
+    root = save_folders({"a": 1, "b": 1})
+    for name in ("data.tar", "train.tar", "data.parquet", "state.json"):
+        (root / name).write_bytes(b"x")
+    assert open_images(str(root)).classes == ("a", "b")
+    (root / "b" / "0.png").unlink()
+    with pytest.raises(
+        DataError, match=r"as class folders, no images in b .*; as what else lies in it, data\.tar is no"
+    ):
+        open_images(str(root))
+
+
 def test_a_misspelt_path_is_answered_with_one_that_opens(save_folders):
     root = save_folders({"a": 1, "b": 1})
     with pytest.raises(DataError, match="no such file or folder") as caught:

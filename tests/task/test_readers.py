@@ -19,7 +19,7 @@ from prune_tool.store.fingerprint import bytes_fingerprint
 from prune_tool.task.decode import decode
 from prune_tool.task.images import ImageSource, open_images
 from prune_tool.task.scan import find_bad
-from tests.kinds import WRITERS, Sample, encode, noise, samples
+from tests.kinds import WRITERS, Sample, broken, encode, noise, samples
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,13 +102,7 @@ ODD = {
     "animated": (encode(Image.new("RGB", (4, 4), "red"), "GIF"), "gif"),
 }
 
-BROKEN = {
-    "empty": b"",
-    "html": b"<!DOCTYPE html><title>404</title>",
-    "cut": noise(5, (64, 64))[:-500],
-    "random behind a magic": b"\x89PNG\r\n\x1a\n" + np.random.default_rng(0).bytes(500),
-    "random behind another": b"\xff\xd8\xff\xe0" + np.random.default_rng(1).bytes(500),
-}
+BROKEN = broken()
 
 
 @pytest.mark.parametrize("kind", WRITERS)

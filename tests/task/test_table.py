@@ -126,7 +126,9 @@ def test_bytes_that_are_no_text_are_refused(root: Path) -> None:
 
 def test_class_folders_come_before_a_table_and_where_neither_works_both_reasons_are_told(root: Path) -> None:
     table(root, "what,ever\n1,2\n")
-    with pytest.raises(DataError, match="only one class, files; and as a table, the columns what, ever"):
+    with pytest.raises(
+        DataError, match="as class folders, only one class, files; as what else lies in it, the columns what, ever"
+    ):
         open_images(str(root))
     (root / "more").mkdir()
     (root / "more" / "0.png").write_bytes(noise(7))
