@@ -65,6 +65,7 @@ def open_hub(name: str) -> HubImages:
     splits = _usable(_load(datasets, name, asked))
     features = next(iter(splits.values())).features
     images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
+    images = images or [column for column, kind in features.items() if _is_encoded(kind)]
     image = pick(images, IMAGES) or (images[0] if len(images) == 1 else None)
     label = _label_column(datasets, features)
     if image is None or label is None:
@@ -123,6 +124,12 @@ def _usable(splits: Mapping[str, Any]) -> Mapping[str, Any]:
     """The splits that mean train, val or test; all of them where no train is among them."""
     known = {name: part for name, part in splits.items() if name.lower() in SPLIT_NAMES}
     return known if "train" in map(str.lower, known) else splits
+
+
+def _is_encoded(kind: Any) -> bool:
+    """Whether a column without the type Image holds encoded bytes, by themselves or beside a path."""
+    inner = kind.get("bytes") if isinstance(kind, dict) else kind
+    return getattr(inner, "dtype", None) in {"binary", "large_binary"}
 
 
 def _label_column(datasets: Any, features: Mapping[str, Any]) -> str | None:

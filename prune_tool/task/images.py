@@ -85,7 +85,7 @@ def open_images(data: str | None) -> ImageSource:
         case "torch" if name:
             return open_torch(name)
         case "wds" if name:
-            return open_tars(find_tars(name), re.sub(r"\.tar$", "", name))
+            return open_tars(find_tars(name), re.sub(r"\.tar$", "", Path(name).name))
     if unknown := re.match(r"tfds/|hfids/|[a-z][a-z0-9+.-]+:", data):
         raise DataError(asked=f"read images from {data}", found=f"no reader for {unknown.group()}", remedy=SUPPORTED)
     raise DataError(asked=f"read images from {data}", found="no such file or folder", remedy=_suggestion(path))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prune_tool.errors import BadImageError, DataError
+from prune_tool.store.fingerprint import bytes_fingerprint
 from prune_tool.task.images import open_images
 from prune_tool.task.scan import find_bad
 from tests.kinds import noise, samples, write_folders, write_parquet
@@ -55,6 +56,17 @@ def test_columns_are_found_by_their_type(
     assert source.labels.tolist() == [1, 0, 1, 0]
     assert source.name == "set"
     source.read(3)
+
+
+@pytest.mark.parametrize("column", ["bytes", "struct"])
+def test_encoded_bytes_serve_without_the_type(tmp_path: Path, column: str) -> None:
+    """As in parquet files that were not written by the library."""
+    binary = datasets.Value("binary")
+    kind = binary if column == "bytes" else {"bytes": binary, "path": datasets.Value("string")}
+    images = [image["bytes"] for image in IMAGES] if column == "bytes" else IMAGES
+    features = {"image": kind, "label": datasets.Value("string")}
+    source = open_images(save(tmp_path / "set", features, image=images, label=["b", "a"] * 2))
+    assert source.content_hashes() == tuple(bytes_fingerprint(image["bytes"]) for image in IMAGES)
 
 
 def test_of_several_class_labels_the_best_known_name_or_the_first_is_taken(tmp_path: Path) -> None:

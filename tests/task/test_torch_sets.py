@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import inspect
 import os
 import pickle
 import struct
@@ -16,7 +17,7 @@ from torchvision import datasets
 
 from prune_tool.errors import DataError
 from prune_tool.task.images import open_images
-from prune_tool.task.torch_sets import KNOWN, data_root
+from prune_tool.task.torch_sets import KNOWN, _open, data_root
 
 
 @pytest.fixture(autouse=True)
@@ -129,11 +130,17 @@ def test_every_known_name_is_torchvisions_and_an_unknown_one_lists_them() -> Non
     assert "cifar10, cifar100" in caught.value.remedy
 
 
-@pytest.mark.parametrize("name", ["cifar10", "imagenet", "flowers102", "stanfordcars", "svhn", "mnist"])
-def test_without_files_and_network_the_message_says_where_to_put_them(name: str, root: Path) -> None:
+@pytest.mark.parametrize("kind", KNOWN)
+def test_without_files_and_network_the_message_says_where_to_put_them(kind: str, root: Path) -> None:
     with pytest.raises(DataError, match="PRUNE_TOOL_DATA") as caught:
-        open_images(f"torch/{name}")
+        open_images(f"torch/{kind.lower()}")
     assert str(root) in str(caught.value)
+    for args in KNOWN[kind].values():  # torchvision complains of the files, and not of what it is asked
+        inspect.signature(getattr(datasets, kind)).bind(root=str(root), **args)
+        with pytest.raises(DataError) as caught:
+            _open(kind, root, args, download=False)
+        assert "Unknown value" not in caught.value.found
+        assert "argument" not in caught.value.found
 
 
 def test_the_folder_of_the_platform_serves_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
