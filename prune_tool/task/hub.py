@@ -77,7 +77,7 @@ def open_hub(name: str) -> HubImages:
     places = np.array([(part, row) for part, each in enumerate(splits.values()) for row in range(len(each))], np.int64)
     try:
         values = plain(column)
-        kept = labelled_rows(values, given)
+        kept = labelled_rows(values, given, lambda i: f"row {i}")
         classes, labels = index_labels([values[i] for i in kept], getattr(features[label], "names", None) or ())
     except ValueError as error:
         raise DataError(asked=asked, found=f"{label}: {error}", remedy=REMEDY) from error

@@ -1,6 +1,6 @@
 """From labels as the data writes them to class names and indices into them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,23 +27,23 @@ def index_labels(values: Sequence[str] | Sequence[int], names: Sequence[str] = (
     Raises:
         ValueError: a number has no name, or there are fewer than two classes; says which.
     """
-    found, labels = np.unique(np.asarray(_numbers(values)), return_inverse=True)
-    classes = tuple(str(value) for value in found.tolist())
-    if len(names) and found.dtype.kind == "i":
-        if found[0] < 0 or found[-1] >= len(names):
+    distinct: set[str | int] = set(values)
+    numbers = all(_is_number(str(value)) for value in distinct)
+    found = sorted(distinct, key=int if numbers else str)
+    classes = [str(value) for value in found]
+    if names and numbers and found:
+        if int(found[0]) < 0 or int(found[-1]) >= len(names):
             raise ValueError(f"labels from {found[0]} to {found[-1]} for {len(names)} classes")
-        classes = tuple(names[value] for value in found.tolist())
+        classes = [names[int(value)] for value in found]
     if len(classes) < 2:
         raise ValueError(f"only one class, {classes[0]}" if classes else "no labelled images")
-    return classes, labels.astype(np.int64)
+    number = {value: i for i, value in enumerate(found)}
+    return tuple(classes), np.array([number[value] for value in values], dtype=np.int64)
 
 
-def _numbers(values: Sequence[str] | Sequence[int]) -> Sequence[str] | Sequence[int]:
-    """Texts that are all whole numbers, as Python writes them, as numbers; else the values as they are."""
-    texts = {value for value in values if isinstance(value, str)}
-    if texts and all(text.removeprefix("-").isdecimal() and str(int(text)) == text for text in texts):
-        return [int(value) for value in values]
-    return values
+def _is_number(text: str) -> bool:
+    """Whether a text is a whole number as Python writes it; ``007`` is a name."""
+    return text.removeprefix("-").isdecimal() and str(int(text)) == text
 
 
 def plain(values: Sequence[object]) -> list[str] | list[int]:
@@ -60,16 +60,24 @@ def plain(values: Sequence[object]) -> list[str] | list[int]:
     return [value if isinstance(value, int) else UNLABELLED for value in values]
 
 
-def labelled_rows(values: Sequence[str] | Sequence[int], splits: Sequence[Split | None]) -> Int64:
+def labelled_rows(
+    values: Sequence[str] | Sequence[int], splits: Sequence[Split | None], name: Callable[[int], str]
+) -> Int64:
     """Positions of the images that have a label. A whole split may come without (a contest's test set); it is left out.
 
+    Args:
+        values: (n,) from ``plain``.
+        splits: (n,) as the data gives them.
+        name: what to call the image at a position in an error.
+
     Raises:
-        ValueError: some images of a split have a label and some do not; says how many.
+        ValueError: some images of a split have a label and some do not; says how many, and names the first.
     """
     has = np.array([value not in (UNLABELLED, "") for value in values], dtype=bool)
     for split in dict.fromkeys(splits):
         of_split = np.array([each == split for each in splits])
         n_without = int((of_split & ~has).sum())
         if 0 < n_without < of_split.sum() or (n_without and split == "train"):
-            raise ValueError(f"{n_without:,} of {of_split.sum():,} {split or 'images'} have no label")
+            first = name(int(np.flatnonzero(of_split & ~has)[0]))
+            raise ValueError(f"{n_without:,} of {of_split.sum():,} {split or 'images'} have no label, first {first}")
     return np.flatnonzero(has)

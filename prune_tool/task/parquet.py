@@ -132,7 +132,7 @@ def open_parquet(files: Sequence[Path], name: str) -> ParquetImages:
         splits += [by_name[file]] * len(places[-1])
     try:
         values = plain(found)
-        kept = labelled_rows(values, splits)
+        kept = labelled_rows(values, splits, lambda i: f"row {i}")
         classes, labels = index_labels([values[i] for i in kept], _names(first, label))
     except ValueError as error:
         raise DataError(asked=asked, found=str(error), remedy=REMEDY) from error

@@ -47,7 +47,7 @@ def open_tables(tables: Sequence[Path], name: str) -> FileImages:
         rows += _rows(table, by_name[table])
     paths, values, splits = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
     try:
-        kept = labelled_rows(values, splits)
+        kept = labelled_rows(values, splits, lambda i: paths[i].name)
         classes, labels = index_labels([values[i] for i in kept])
     except ValueError as error:
         raise DataError(

@@ -96,7 +96,7 @@ def open_tars(tars: Sequence[Path], name: str) -> TarImages:
             values.append(sample.label or "")
             splits.append(by_name[tar])
     try:
-        kept = labelled_rows(values, splits)
+        kept = labelled_rows(values, splits, members.__getitem__)
         classes, labels = index_labels([values[i] for i in kept], _class_names(tars[0].parent))
     except ValueError as error:
         raise DataError(asked=asked, found=str(error), remedy=REMEDY) from error

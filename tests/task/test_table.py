@@ -63,7 +63,7 @@ def test_a_column_says_the_splits_and_so_do_the_names_of_several_tables(root: Pa
 def test_a_split_without_labels_is_left_out_and_a_line_without_one_is_an_error(root: Path) -> None:
     text = "path,label,split\nfiles/0.png,a,train\nfiles/1.png,b,train\nfiles/2.png,,test\nfiles/3.png,,test\n"
     assert len(open_images(table(root, text))) == 2
-    with pytest.raises(DataError, match="1 of 2 test have no label"):
+    with pytest.raises(DataError, match=r"1 of 2 test have no label, first 3\.png"):
         open_images(table(root, text.replace("2.png,,", "2.png,a,")))
     with pytest.raises(DataError, match="1 of 2 train have no label"):
         open_images(table(root, text.replace("0.png,a,", "0.png,,")))
