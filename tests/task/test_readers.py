@@ -123,6 +123,17 @@ def test_odd_images_are_read_as_from_files_and_broken_ones_named(kind: str, tmp_
         assert source.describe(i) in str(caught.value)
 
 
+def test_no_library_is_imported_before_its_files_are_asked_for(tmp_path: Path) -> None:
+    """Not even by the reader of class folders, which every process imports."""
+    folder = WRITERS["folders"](tmp_path / "data", samples(2))
+    program = (
+        "import sys; from prune_tool.task.images import open_images; open_images(sys.argv[1]);"
+        " print({'pyarrow', 'datasets', 'torchvision', 'timm', 'torch'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_the_library_that_is_absent_is_named_with_the_command_that_brings_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
