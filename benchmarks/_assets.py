@@ -5,18 +5,18 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import timm
 
-from prune_tool import Request, Workspace
+from prune_tool import Request, Workspace, from_module
 from prune_tool.pipeline.extract import extract
-from prune_tool.pipeline.workspace import Subject
 from prune_tool.records import SPLITS
 from prune_tool.redundancy.checks import Features, Int64
 from prune_tool.surgery.taps import HEAD
-from prune_tool.task.backbone import module_fingerprint
+from prune_tool.task.backbone import Backbone
 
 ASSETS = Path(os.environ.get("PRUNE_TOOL_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
 
@@ -69,13 +69,15 @@ def penultimate(model: str, data: str, n_images: int | None, device: str) -> Neu
     """
     with images(data) as path:
         source = f"local-dir:{ASSETS / 'backbones' / model}"
-        workspace = Workspace(Request(model=source, data=str(path), input_sizes=(), taps=(HEAD,), device=device))
-        subject = with_v1_strides(workspace.native) if model == "resnet50_v1" else workspace.native
+        backbone = with_v1_strides(source) if model == "resnet50_v1" else None
+        named = None if backbone else source
+        request = Request(model=named, data=str(path), input_sizes=(), taps=(HEAD,), device=device)
+        workspace = Workspace(request, backbone=backbone)
         labels, splits = workspace.source.labels, workspace.splits
         parts = [getattr(splits, split) for split in SPLITS]
         share = 1.0 if n_images is None else min(1.0, n_images / sum(map(len, parts)))
         parts = [some(part, labels, round(share * len(part))) for part in parts]
-        [entry] = extract(workspace, [subject], np.concatenate(parts))
+        [entry] = extract(workspace, [workspace.native], np.concatenate(parts))
         features = entry.read([HEAD])[HEAD]
         train, val, test = np.split(features, np.cumsum([len(part) for part in parts])[:-1])
         return Neurons(
@@ -95,12 +97,10 @@ def some(indices: Int64, labels: Int64, n: int) -> Int64:
     return np.sort(by_class[np.linspace(0, len(by_class) - 1, n).astype(np.int64)])
 
 
-def with_v1_strides(subject: Subject) -> Subject:
+def with_v1_strides(name: str) -> Backbone:
     """The ResNet-50 that these weights are of: it strides in a block's first convolution, timm's in the second."""
-    module = subject.backbone.module
-    for layer in ("layer2", "layer3", "layer4"):
-        first = module.get_submodule(f"{layer}.0")
-        first.get_submodule("conv1").stride = (2, 2)
-        first.get_submodule("conv2").stride = (1, 1)
-    marked = module_fingerprint(f"{subject.backbone.name}, v1 strides", module)
-    return Subject(backbone=replace(subject.backbone, fingerprint=marked), taps=subject.taps)
+    model = timm.create_model(name, pretrained=True)
+    model.reset_classifier(0)
+    for layer in (model.layer2, model.layer3, model.layer4):
+        layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
+    return from_module(model, name="resnet50_v1")

@@ -14,19 +14,39 @@ if TYPE_CHECKING:
     from prune_tool.pipeline.bench import bench
     from prune_tool.pipeline.export import export
     from prune_tool.pipeline.load import load
+    from prune_tool.pipeline.module import from_module
     from prune_tool.pipeline.workspace import Workspace
-    from prune_tool.records import Budget, Request
+    from prune_tool.records import Budget, PreprocessingChange, Request
+    from prune_tool.task.pooling import Pooling
+    from prune_tool.task.preprocessing import Preprocessing
 
-__all__ = ["Budget", "PruneToolError", "Request", "Workspace", "analyze", "bench", "export", "load"]
+__all__ = [
+    "Budget",
+    "Pooling",
+    "Preprocessing",
+    "PreprocessingChange",
+    "PruneToolError",
+    "Request",
+    "Workspace",
+    "analyze",
+    "bench",
+    "export",
+    "from_module",
+    "load",
+]
 
 _HOMES = {
     "Budget": "prune_tool.records",
+    "Pooling": "prune_tool.task.pooling",
+    "Preprocessing": "prune_tool.task.preprocessing",
+    "PreprocessingChange": "prune_tool.records",
     "PruneToolError": "prune_tool.errors",
     "Request": "prune_tool.records",
     "Workspace": "prune_tool.pipeline.workspace",
     "analyze": "prune_tool.pipeline.analyze",
     "bench": "prune_tool.pipeline.bench",
     "export": "prune_tool.pipeline.export",
+    "from_module": "prune_tool.pipeline.module",
     "load": "prune_tool.pipeline.load",
 }
 

@@ -17,6 +17,9 @@ Cost = Literal["latency", "macs", "params", "neurons"]
 COSTS: tuple[Cost, ...] = ("latency", "macs", "params", "neurons")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
+CROP_MODES = ("center", "squash", "border")
+"""What timm's evaluation transform knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +127,53 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessingChange:
+    """What is to differ from the backbone's own preprocessing, in timm's terms; None keeps its own.
+
+    Attributes:
+        mean, std: of red, green and blue, of values from 0 to 1.
+        interpolation: one of ``INTERPOLATIONS``.
+        crop_pct: side of the crop as a share of the resized image's, above 0 to 1.
+        crop_mode: one of ``CROP_MODES``.
+
+    Raises:
+        UsageError: a value that makes no sense.
+    """
+
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and [_is_share(v, name == "mean") for v in values] != [True] * 3:
+                raise _senseless(name, values, "three values, for pixels from 0 to 1", "0.485,0.456,0.406")
+        if self.crop_pct is not None and not _is_share(self.crop_pct, zero=False):
+            raise _senseless("crop-pct", self.crop_pct, "a share above 0 to 1", "0.875")
+        if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
+            raise _senseless("interpolation", self.interpolation, f"one of {', '.join(INTERPOLATIONS)}", "bicubic")
+        if self.crop_mode is not None and self.crop_mode not in CROP_MODES:
+            raise _senseless("crop-mode", self.crop_mode, f"one of {', '.join(CROP_MODES)}", "center")
+
+
+def _is_share(value: float, zero: bool) -> bool:
+    return 0 < value <= 1 or (zero and value == 0)
+
+
+def _senseless(name: str, value: object, wanted: str, such_as: str) -> UsageError:
+    text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
+    return UsageError(asked=f"--{name} {text}", found=f"not {wanted}", remedy=f"Try --{name} {such_as}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What the user asked for; with the fingerprints in ``run.json`` it determines every number that follows.
 
     Attributes:
-        model: timm name, ``hf-hub:...``, ``local-dir:...``; ``None`` for the embedded default.
+        model: timm name, ``hf-hub:...``, ``local-dir:...``; ``None`` for the embedded default. ``module:NAME`` is noted
+            where a module was given in Python (``from_module``).
         data: path or scheme of the labelled images; ``None`` for the embedded default.
         checkpoint: file of weights for ``model``.
         input_sizes: square input sizes in pixels to try besides the backbone's own; ``None`` lets the tool choose.
@@ -144,6 +189,7 @@ class Request:
         cost: what the frontier trades accuracy against. ``latency`` is measured; the others are counted on the graph.
         target: what latency is measured on.
         round_to: kept widths inside the network are rounded up to a multiple of this; what comes out does not change.
+        preprocessing: what is to differ from the backbone's own.
     """
 
     model: str | None = None
@@ -161,6 +207,7 @@ class Request:
     cost: Cost = "latency"
     target: Target = field(default_factory=Target)
     round_to: int = defaults.ROUND_TO
+    preprocessing: PreprocessingChange = PreprocessingChange()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +32,12 @@ def images(home: Path) -> Path:
 @pytest.fixture(scope="session")
 def convnet(home: Path) -> str:
     return write_backbone(home / "convnet", "test_resnet")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real weights and images."""
+    folder = Path(os.environ.get("PRUNE_TOOL_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
+    if not folder.is_dir():
+        pytest.skip(f"no real weights and images in {folder}; set PRUNE_TOOL_ASSETS")
+    return folder

@@ -20,6 +20,11 @@ def command(
     target_threads: options.TargetThreads = options.TARGET_THREADS,
     modules: options.Modules = None,
     round_to: options.RoundTo = options.ROUND_TO,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    interpolation: options.Interpolation = None,
+    crop_pct: options.CropPct = None,
+    crop_mode: options.CropMode = None,
     compare: options.Compare = False,
     nearest: options.Nearest = False,
     runs: options.Runs = options.RUNS,
@@ -45,6 +50,9 @@ def command(
         target=Target(provider=target, batch_size=target_batch, n_threads=target_threads),
         modules=modules,
         round_to=round_to,
+        preprocessing=options.preprocessing(
+            mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode
+        ),
         compare=compare,
     )
     from prune_tool.cli.console import show, watching

@@ -23,6 +23,11 @@ def command(
     target_threads: options.TargetThreads = options.TARGET_THREADS,
     modules: options.Modules = None,
     round_to: options.RoundTo = options.ROUND_TO,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    interpolation: options.Interpolation = None,
+    crop_pct: options.CropPct = None,
+    crop_mode: options.CropMode = None,
     max_class_drop: options.MaxClassDrop = None,
     max_latency: options.MaxLatency = None,
     max_macs: options.MaxMacs = None,
@@ -53,6 +58,9 @@ def command(
         target=Target(provider=target, batch_size=target_batch, n_threads=target_threads),
         modules=modules,
         round_to=round_to,
+        preprocessing=options.preprocessing(
+            mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode
+        ),
     )
     from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.analyze import analyze

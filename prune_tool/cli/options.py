@@ -10,13 +10,14 @@ import typer
 
 from prune_tool import defaults
 from prune_tool.errors import UsageError
-from prune_tool.records import COSTS, Limit, Request, Target
+from prune_tool.records import COSTS, CROP_MODES, INTERPOLATIONS, Limit, PreprocessingChange, Request, Target
 
 
 def _hush(quiet: bool) -> bool:
     """Downloads bring bars of their own, which are switched off before their library is imported or not at all."""
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     return quiet
 
 
@@ -32,7 +33,8 @@ Data = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="Folder of class folders (with or without train/val/test) or .npz; the embedded solar cells if absent.",
+        help="Folder of class folders (with or without train/val/test), .csv, .parquet, .tar, .npz, hfds/NAME[:CONFIG],"
+        " torch/NAME or wds/PATTERN; the embedded solar cells if absent.",
         show_default=False,
     ),
 ]
@@ -81,6 +83,21 @@ Modules = Annotated[
     str | None,
     typer.Option("--modules", help="Module paths to tap instead of every block, with commas.", show_default=False),
 ]
+Mean = Annotated[
+    str | None,
+    typer.Option("--mean", help="Of RGB in [0, 1], instead of the model's: 0.485,0.456,0.406.", show_default=False),
+]
+Std = Annotated[
+    str | None,
+    typer.Option("--std", help="Of RGB in [0, 1], instead of the model's: 0.229,0.224,0.225.", show_default=False),
+]
+Interpolation = Annotated[
+    str | None, typer.Option("--interpolation", help=f"Instead of the model's: {', '.join(INTERPOLATIONS)}.")
+]
+CropPct = Annotated[
+    float | None, typer.Option("--crop-pct", help="Share of the resized image, instead of the model's: 0.875.")
+]
+CropMode = Annotated[str | None, typer.Option("--crop-mode", help=f"Instead of the model's: {', '.join(CROP_MODES)}.")]
 RoundTo = Annotated[int, typer.Option("--round-to", min=1, help="Kept widths are rounded up to a multiple of this.")]
 MaxClassDrop = Annotated[
     str | None,
@@ -120,6 +137,7 @@ def request(
     metric: str,
     cost: str,
     target: Target,
+    preprocessing: PreprocessingChange,
     compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
@@ -146,7 +164,35 @@ def request(
         compare=compare,
         taps=None if modules is None else tuple(modules.split(",")),
         round_to=round_to,
+        preprocessing=preprocessing,
     )
+
+
+def preprocessing(
+    *, mean: str | None, std: str | None, interpolation: str | None, crop_pct: float | None, crop_mode: str | None
+) -> PreprocessingChange:
+    """The change to the backbone's preprocessing that a command's options make."""
+    return PreprocessingChange(
+        mean=None if mean is None else _colour("--mean", mean),
+        std=None if std is None else _colour("--std", std),
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+    )
+
+
+def _colour(option: str, text: str) -> tuple[float, float, float]:
+    """Three numbers with commas between, or one for all three."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in {1, 3}:
+        raise UsageError(
+            asked=f"{option} {text}", found="not one number, nor three with commas", remedy=f"Try {option} 0.5,0.5,0.5"
+        )
+    red, green, blue = numbers * (3 // len(numbers))
+    return red, green, blue
 
 
 def points(option: str, text: str) -> float:

@@ -132,6 +132,7 @@ def describe_preprocessing(preprocessing: Preprocessing) -> dict[str, str]:
                 "crop_mode": preprocessing.crop_mode,
             }
         ),
+        "prune_tool.normalisation": json.dumps({"mean": preprocessing.mean, "std": preprocessing.std}),
     }
 
 

@@ -20,6 +20,7 @@ from prune_tool.records import Analysis, Candidate, Request
 from prune_tool.store.atomic import read_json, write_json
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.store.layout import RunFolder
+from prune_tool.task.preprocessing import Preprocessing
 
 SCHEMA_VERSION = 2
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -32,6 +33,7 @@ class RunRecord:
 
     Attributes:
         model: name of the backbone; ``model_fingerprint`` covers architecture and weights.
+        preprocessing: of its own input size, with the changes that were asked for.
         data: name of the images; ``data_fingerprint`` covers classes, labels and contents.
         splits: how they came about; ``splits_fingerprint`` covers the indices.
         n_bad_images: images left out because they cannot be decoded.
@@ -42,6 +44,7 @@ class RunRecord:
     request: Request
     model: str
     model_fingerprint: str
+    preprocessing: Preprocessing
     data: str
     data_fingerprint: str
     classes: tuple[str, ...]
@@ -75,11 +78,12 @@ def describe_run(workspace: Workspace) -> RunRecord:
         request=workspace.request,
         model=workspace.native.backbone.name,
         model_fingerprint=workspace.native.backbone.fingerprint,
+        preprocessing=workspace.native.backbone.preprocessing,
         data=workspace.source.name,
         data_fingerprint=workspace.source.fingerprint(),
         classes=workspace.source.classes,
         splits=splits.origin,
-        splits_fingerprint=fingerprint(splits.train, splits.val, splits.test),
+        splits_fingerprint=_splits_fingerprint(workspace),
         n_train=len(splits.train),
         n_val=len(splits.val),
         n_test=len(splits.test),
@@ -88,6 +92,11 @@ def describe_run(workspace: Workspace) -> RunRecord:
         input_sizes=tuple(subject.input_size for subject in workspace.subjects),
         versions=versions(),
     )
+
+
+def _splits_fingerprint(workspace: Workspace) -> str:
+    splits = workspace.splits
+    return fingerprint(splits.train, splits.val, splits.test)
 
 
 def versions() -> dict[str, str]:
@@ -194,15 +203,19 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def require_same(workspace: Workspace, record: RunRecord, run: RunFolder) -> None:
-    """Refuse to go on with a run whose model or images have changed since it was analysed."""
+    """Refuse to go on with a run whose model, images or splits have changed since it was analysed."""
+    backbone = workspace.native.backbone
     found = {
-        "the weights": (workspace.native.backbone.fingerprint, record.model_fingerprint),
+        "the weights": (backbone.fingerprint, record.model_fingerprint),
+        "mean, std, interpolation or crop": (repr(backbone.preprocessing), repr(record.preprocessing)),
         "the images": (workspace.source.fingerprint(), record.data_fingerprint),
+        "the splits": (_splits_fingerprint(workspace), record.splits_fingerprint),
     }
     for what, (now, then) in found.items():
         if now != then:
+            short = f" ({then[:12]} then, {now[:12]} now)" if len(now) == len(then) == 64 else ""
             raise RunError(
                 asked=f"go on with the run {run.path}",
-                found=f"{what} have changed since it was analysed ({then[:12]} then, {now[:12]} now)",
+                found=f"{what} have changed since it was analysed{short}",
                 remedy="Run `prune-tool analyze` again",
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,9 +105,20 @@ def pooler(pooling: Pooling) -> Callable[[Tensor], Tensor]:
 class Workspace:
     """Opens what a request names, each thing once."""
 
-    def __init__(self, request: Request, progress: Progress | None = None) -> None:
+    def __init__(self, request: Request, progress: Progress | None = None, *, backbone: Backbone | None = None) -> None:
+        """Take a request.
+
+        Args:
+            request: what to open.
+            progress: who watches.
+            backbone: from ``from_module``, where the request names no model.
+
+        Raises:
+            UsageError: a value in the request makes no sense, or both name a model.
+        """
         _require_device(request.device)
-        self.request = request
+        self.request = request if backbone is None else _of_module(request, backbone)
+        self._given = backbone
         self.progress: Progress = progress or Silent()
         self._made: dict[str, Any] = {}
 
@@ -171,9 +182,26 @@ class Workspace:
     def _subject(self, input_size: int | None) -> Subject:
         request = self.request
         with self.progress.stage(f"loading the backbone{f' at {input_size} px' if input_size else ''}"):
-            checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
-            backbone = load_backbone(request.model, checkpoint=checkpoint, input_size=input_size)
-            return open_subject(backbone, request.taps)
+            backbone = self._backbone(input_size)
+            changed = replace(backbone, preprocessing=backbone.preprocessing.changed(request.preprocessing))
+            return open_subject(changed, request.taps or backbone.taps)
+
+    def _backbone(self, input_size: int | None) -> Backbone:
+        if self._given is not None:
+            return self._given if input_size is None else self._given.at(input_size)
+        checkpoint = None if self.request.checkpoint is None else Path(self.request.checkpoint)
+        return load_backbone(self.request.model, checkpoint=checkpoint, input_size=input_size)
+
+
+def _of_module(request: Request, backbone: Backbone) -> Request:
+    """The request, with a note that its model was given as a module."""
+    if request.model not in {None, backbone.source} or request.checkpoint is not None:
+        raise UsageError(
+            asked=f"work on the module {backbone.name}",
+            found=f"the request names {request.checkpoint or request.model} as well",
+            remedy="Leave model and checkpoint out of the request, or give no backbone",
+        )
+    return replace(request, model=backbone.source)
 
 
 def _require_device(device: str) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from prune_tool.deploy.bench import BenchResult
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.export import Exported
+from prune_tool.pipeline.runs import RunRecord
 from prune_tool.records import Analysis, Candidate, MeasuredReading, Request
 from prune_tool.redundancy.fairness import Fairness
 from prune_tool.store.layout import RunFolder
@@ -39,7 +40,7 @@ def analysis_tables(analyzed: Analyzed, *, nearest: bool = False) -> Sequence[Re
     head = Text.assemble(
         (f"{record.model} on {record.data}", "bold"),
         f": {record.n_train:,} train, {record.n_val:,} val, {record.n_test:,} test images of {len(record.classes)}"
-        f" classes ({record.splits})\n"
+        f" classes ({record.splits}{_left_out(record)})\n"
         f"full backbone at {full.input_size} px: {_metric(record.request)} {full.val} on validation, "
         f"{full.macs / 1e6:,.0f} M MACs, {full.n_params / 1e6:.2f} M parameters",
     )
@@ -57,6 +58,12 @@ def analysis_tables(analyzed: Analyzed, *, nearest: bool = False) -> Sequence[Re
 
 def _metric(request: Request) -> str:
     return request.metric.replace("-", " ")
+
+
+def _left_out(record: RunRecord) -> str:
+    """How many images are in none of the splits, and why."""
+    reasons = {"cannot be decoded": record.n_bad_images, "are copies of held-out ones": record.n_duplicates_dropped}
+    return "".join(f"; {n:,} that {why} left out" for why, n in reasons.items() if n)
 
 
 def _redundancy_table(analysis: Analysis, *, nearest: bool) -> Table:

@@ -37,6 +37,11 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def bytes_fingerprint(content: bytes) -> str:
+    """The SHA-256 of bytes: what ``file_fingerprint`` gives for a file of them."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def _digest(part: Part) -> bytes:
     if isinstance(part, np.ndarray):
         return _array_digest(part)

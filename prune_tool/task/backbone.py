@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import timm
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from prune_tool.errors import ModelError
 from prune_tool.store.fingerprint import fingerprint
-from prune_tool.task.checkpoint import compare
+from prune_tool.task.checkpoint import compare, part_that_fits
+from prune_tool.task.pooling import Pooling, pooling_of
 from prune_tool.task.preprocessing import Preprocessing
 from prune_tool.task.recipe import OFFLINE, Recipe, find_recipe, first_line, skeleton, unbuildable
 
@@ -30,25 +31,9 @@ __all__ = [
     "load_structure",
     "module_fingerprint",
     "pixel_transform",
+    "preprocessing_of",
+    "require_features",
 ]
-
-LATE_CLASS_TOKEN = ("blocks_token_only", "cls_attn_blocks", "post_network", "local_up_to_layer")
-"""Attributes of models (CaiT, XCiT, VOLO, ConViT) whose class token joins only after most of the blocks."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pooling:
-    """How the model pools a block's output over places.
-
-    Attributes:
-        tokens: of (batch, token, channel) outputs, the first token or the mean of all but the prefix tokens.
-        n_prefix_tokens: class and register tokens before those of places.
-        channels_last: four-dimensional outputs are (batch, height, width, channel) and not (batch, channel, ...).
-    """
-
-    tokens: Literal["token", "avg"]
-    n_prefix_tokens: int
-    channels_last: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +47,7 @@ class Backbone:
         preprocessing: how its input is made.
         pooling: how its blocks' outputs are pooled.
         fingerprint: of architecture, parameters and buffers.
+        taps: module paths to tap where the request names none; ``None`` for every block.
     """
 
     name: str
@@ -70,6 +56,12 @@ class Backbone:
     preprocessing: Preprocessing
     pooling: Pooling
     fingerprint: str
+    taps: tuple[str, ...] | None = None
+
+    def at(self, input_size: int) -> Backbone:
+        """The same module at another input size, in pixels. Raises ``ModelError`` where it does not run at it."""
+        require_features(self.module, input_size, self.source, "Choose another input size")
+        return replace(self, preprocessing=self.preprocessing.at(input_size))
 
 
 def load_backbone(
@@ -160,23 +152,28 @@ def _build(recipe: Recipe, size: int) -> Backbone:
     else:
         module = _download(recipe, args) if recipe.pretrained else _draw(recipe, args)
     module = module.float().eval().requires_grad_(False)
-    _require_features(recipe, module, size)
-    config = asdict(PretrainedCfg()) | _config(module)
+    require_features(module, size, recipe.source, "Choose another model or input size")
     name = timm.models.get_arch_name(recipe.architecture)
     return Backbone(
         name=name,
         source=recipe.source,
         module=module,
-        preprocessing=Preprocessing(
-            input_size=size,
-            interpolation=config["interpolation"],
-            crop_pct=config["crop_pct"],
-            crop_mode=config["crop_mode"],
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-        ),
-        pooling=_pooling(module),
+        preprocessing=preprocessing_of(module).at(size),
+        pooling=pooling_of(module),
         fingerprint=module_fingerprint(name, module),
+    )
+
+
+def preprocessing_of(module: nn.Module) -> Preprocessing:
+    """What timm notes in a model of its preprocessing."""
+    config = asdict(PretrainedCfg()) | _config(module)
+    return Preprocessing(
+        input_size=config["input_size"][-1],
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
     )
 
 
@@ -215,6 +212,7 @@ def _fill(recipe: Recipe, weights: dict[str, Tensor], args: dict[str, Any]) -> n
     """
     network = skeleton(recipe.architecture, args, n_classes=0)
     classifier = skeleton(recipe.architecture, args, n_classes=2).keys() - network.keys()
+    weights = part_that_fits(weights, network)
     weights = {name: tensor for name, tensor in weights.items() if name not in classifier}
     misfit = compare(weights, network)
     if misfit.missing and not misfit.unexpected:  # nothing to convert; a few families would load it all the same
@@ -249,32 +247,21 @@ def _config(module: nn.Module) -> dict[str, Any]:
     return config
 
 
-def _require_features(recipe: Recipe, module: nn.Module, size: int) -> None:
-    """Try the network on one black image."""
+def require_features(module: nn.Module, size: int, source: str, remedy: str) -> None:
+    """Try a network on two black images.
+
+    Raises:
+        ModelError: it does not run on (2, 3, size, size), or does not return (2, width) numbers.
+    """
     try:
         with torch.no_grad():
-            features = module(torch.zeros(1, 3, size, size))
+            features = module(torch.zeros(2, 3, size, size))
     except Exception as error:
+        raise ModelError(asked=f"run {source} at {size} px", found=first_line(error), remedy=remedy) from error
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2 or not features.is_floating_point():
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ModelError(
-            asked=f"run {recipe.source} at {size} px",
-            found=first_line(error),
-            remedy="Choose another model or input size",
-        ) from error
-    if not isinstance(features, Tensor) or features.ndim != 2:
-        raise ModelError(
-            asked=f"run {recipe.source}",
-            found="its output is not one row of features per image",
-            remedy="Choose a classification model",
+            asked=f"run {source}",
+            found=f"its output for two images is {shape}, and not one row of features per image",
+            remedy="Choose a classification model, or wrap it in a module that returns (batch, features)",
         )
-
-
-def _pooling(module: nn.Module) -> Pooling:
-    has_late_token = any(hasattr(module, name) for name in LATE_CLASS_TOKEN)
-    by_token = getattr(module, "global_pool", None) == "token" and not has_late_token
-    class_token = getattr(module, "cls_token", None)
-    n_class_tokens = class_token.shape[1] if by_token and isinstance(class_token, Tensor) else int(by_token)
-    return Pooling(
-        tokens="token" if by_token else "avg",
-        n_prefix_tokens=0 if has_late_token else getattr(module, "num_prefix_tokens", n_class_tokens),
-        channels_last=getattr(module, "output_fmt", None) == "NHWC",
-    )

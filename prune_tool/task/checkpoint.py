@@ -11,18 +11,35 @@ from torch import Tensor
 
 from prune_tool.errors import ModelError
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+WRAPPERS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema",
+    "state_dict", "model_state_dict", "model", "net", "network", "params", "weights",
+)  # fmt: skip
 """Keys under which training scripts keep the weights; the averaged ones, which are what is meant to be used, first."""
 
-PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
-"""What compiled and data-parallel wrappers put before every name, in either order."""
+PREFIXES = ("_orig_mod.", "module.")
+"""What compiled, data-parallel and averaging wrappers put before every name, in any order and number."""
+
+COUNTERS = ("n_averaged",)
+"""Tensors that averaging keeps beside the weights."""
+
+FORGOTTEN = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "numpy.dtype",
+    "numpy.ndarray",
+)
+"""Python objects that training scripts (timm's among them) keep beside the weights. None of them is made."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read a ``.safetensors`` file, or a PyTorch file of plain tensors, into tensors by name.
 
     A PyTorch file is a pickle; only tensors and plain containers are read from it, so a file that wants code to run
-    is refused and runs nothing. A training script's wrapping (``state_dict``, ``model``, ``module.``) is taken off.
+    is refused and runs nothing. Options and metrics beside the weights are passed over. A training script's wrapping
+    (``state_dict``, ``model``, ``module.``) is taken off.
 
     Raises:
         ModelError: there is no such file, it is damaged, or it is not plain weights.
@@ -45,8 +62,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+class _Forgotten:
+    """Stands where a file names one of ``FORGOTTEN``, and takes in nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
 def _load_plain(path: Path) -> object:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([(_Forgotten, name) for name in FORGOTTEN]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unwrap(content: object) -> dict[str, Tensor]:
@@ -54,20 +80,33 @@ def _unwrap(content: object) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
     for key in WRAPPERS:
-        if isinstance(inner := content.get(key), Mapping):
-            return _unwrap(inner)
-    return {_clean(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(inner := content.get(key), Mapping) and (weights := _unwrap(inner)):
+            return weights
+    tensors = {_clean(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
+    return {name: tensor for name, tensor in tensors.items() if name not in COUNTERS}
 
 
 def _clean(name: str) -> str:
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
+    while name.startswith(PREFIXES):
+        name = name.partition(".")[2]
     return name
+
+
+def part_that_fits(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network that is part of a larger one (``model.``, ``backbone.``), under its own names.
+
+    Where none or several parts fit, the weights as they are.
+    """
+    first = next((name for name in network if not name.endswith("num_batches_tracked")), "")
+    prefixes = [name.removesuffix(first) for name in weights if name.endswith(f".{first}")]
+    parts = [{name.removeprefix(p): t for name, t in weights.items() if name.startswith(p)} for p in prefixes]
+    fitting = [part for part in parts if not (misfit := compare(part, network)).missing and not misfit.reshaped]
+    return fitting[0] if len(fitting) == 1 and compare(weights, network).missing else dict(weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Misfit:
-    """How weights by name differ from those that a network has."""
+    """How weights by name differ from those that a network has; ``reshaped`` says both shapes."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -83,8 +122,16 @@ def compare(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> Mis
     return Misfit(
         missing=tuple(name for name in network if name not in weights and not name.endswith("num_batches_tracked")),
         unexpected=tuple(name for name in weights if name not in network),
-        reshaped=tuple(n for n, tensor in weights.items() if n in network and tensor.shape != network[n].shape),
+        reshaped=tuple(
+            f"{name} {_shape(tensor)} instead of {_shape(network[name])}"
+            for name, tensor in weights.items()
+            if name in network and tensor.shape != network[name].shape
+        ),
     )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def rename_in_order(weights: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[str, Tensor]:

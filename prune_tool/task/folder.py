@@ -10,15 +10,7 @@ from prune_tool.errors import DataError
 from prune_tool.records import Split
 from prune_tool.task.decode import FORMATS
 from prune_tool.task.files import FileImages
-
-SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-"""Folder names, in lower case, that mean a split where class folders lie below them."""
+from prune_tool.task.naming import SPLIT_NAMES, few, visible
 
 Found = dict[tuple[Split | None, str], list[Path]]
 """Image files by split and class."""
@@ -61,7 +53,7 @@ def _find(root: Path, asked: str) -> Found:
     split_folders = {folder for _, folder in by_split}
     others = [folder.name for folder in folders if folder not in split_folders and _images_below(folder)]
     if others or "train" not in dict(by_split):
-        wrong = f"{_few(others)} with images beside them" if others else "no train"
+        wrong = f"{few(others)} with images beside them" if others else "no train"
         raise DataError(
             asked=asked,
             found=f"folders for splits, but {wrong}",
@@ -86,14 +78,14 @@ def _check(found: Found, classes: list[str], asked: str) -> None:
         if lacking:
             raise DataError(
                 asked=asked,
-                found=f"{split} has no folder for {_few(lacking)}, which another split has",
+                found=f"{split} has no folder for {few(lacking)}, which another split has",
                 remedy="Give every split the same class folders",
             )
     empty = ["/".join(filter(None, key)) for key, paths in sorted(found.items(), key=str) if not paths]
     if empty:
         raise DataError(
             asked=asked,
-            found=f"no images in {_few(empty)} (images end in {', '.join(FORMATS)})",
+            found=f"no images in {few(empty)} (images end in {', '.join(FORMATS)})",
             remedy="Add images or remove the folder",
         )
     if len(classes) == 1:
@@ -108,7 +100,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(
         entry
         for entry in folder.iterdir()
-        if entry.is_dir() and _visible(entry.name) and not here.is_relative_to(entry.resolve())
+        if entry.is_dir() and visible(entry.name) and not here.is_relative_to(entry.resolve())
     )
 
 
@@ -119,13 +111,5 @@ def _images_below(folder: Path) -> list[Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, subfolders, files in os.walk(folder):
-        subfolders[:] = filter(_visible, subfolders)
-        yield from (Path(parent, name) for name in files if _visible(name) and Path(name).suffix.lower() in FORMATS)
-
-
-def _visible(name: str) -> bool:
-    return not name.startswith((".", "__"))  # __MACOSX and the like come out of archives
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" * (len(names) > 5))
+        subfolders[:] = filter(visible, subfolders)
+        yield from (Path(parent, name) for name in files if visible(name) and Path(name).suffix.lower() in FORMATS)

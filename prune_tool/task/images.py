@@ -14,8 +14,17 @@ from prune_tool.records import Split
 from prune_tool.task.arrays import open_arrays
 from prune_tool.task.demo import open_demo
 from prune_tool.task.folder import open_folder
+from prune_tool.task.hub import is_saved, open_hub
+from prune_tool.task.naming import shards_below, visible
+from prune_tool.task.parquet import holds_images, open_parquet
+from prune_tool.task.table import ENDINGS, open_tables
+from prune_tool.task.tars import find_tars, open_tars
+from prune_tool.task.torch_sets import open_torch
 
-SUPPORTED = "A folder of class folders (with or without train, val and test above them) or an .npz file works"
+SUPPORTED = (
+    "A folder of class folders (with or without train, val and test above them), a .csv or .parquet of path and label,"
+    " a .parquet or .tar of images (or a folder of them), an .npz, hfds/NAME, torch/NAME and wds/PATTERN work"
+)
 
 
 class ImageSource(Protocol):
@@ -56,7 +65,8 @@ def open_images(data: str | None) -> ImageSource:
     """Open the labelled images that the user names.
 
     Args:
-        data: a folder or an ``.npz`` file; ``None`` for the embedded default.
+        data: a folder of class folders, of tables, of parquet files or of tars; one such file, or an ``.npz``;
+            ``hfds/NAME[:CONFIG]``, ``torch/NAME`` or ``wds/PATTERN``; ``None`` for the embedded default.
 
     Raises:
         DataError: there are none, or they cannot be used for classification.
@@ -65,16 +75,64 @@ def open_images(data: str | None) -> ImageSource:
         return open_demo()
     path = Path(data).expanduser()
     if path.is_dir():
-        return open_folder(path)
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return open_arrays(path)
+        return _open_folder(path)
     if path.is_file():
-        raise DataError(
-            asked=f"read images from {data}", found=f"no reader for {path.suffix or 'such'} files", remedy=SUPPORTED
-        )
-    if scheme := re.match(r"(hfds|torch|wds|tfds)/|[a-z][a-z0-9+.-]+:", data):
-        raise DataError(asked=f"read images from {data}", found=f"no reader for {scheme.group()}", remedy=SUPPORTED)
+        return _open_file(path)
+    scheme, _, name = data.partition("/")
+    match scheme:
+        case "hfds" if name:
+            return open_hub(name)
+        case "torch" if name:
+            return open_torch(name)
+        case "wds" if name:
+            return open_tars(find_tars(name), re.sub(r"\.tar$", "", Path(name).name))
+    if unknown := re.match(r"tfds/|hfids/|[a-z][a-z0-9+.-]+:", data):
+        raise DataError(asked=f"read images from {data}", found=f"no reader for {unknown.group()}", remedy=SUPPORTED)
     raise DataError(asked=f"read images from {data}", found="no such file or folder", remedy=_suggestion(path))
+
+
+def _open_file(path: Path) -> ImageSource:
+    ending = path.suffix.lower()
+    if ending == ".npz":
+        return open_arrays(path)
+    if ending == ".tar":
+        return open_tars([path], path.stem)
+    if ending in ENDINGS or (ending == ".parquet" and not holds_images(path)):
+        return open_tables([path], path.stem)
+    if ending == ".parquet":
+        return open_parquet([path], path.stem)
+    found = f"no reader for {ending or 'such'} files"
+    raise DataError(asked=f"read images from {path}", found=found, remedy=SUPPORTED)
+
+
+def _open_folder(path: Path) -> ImageSource:
+    """Class folders before what lies beside them: archives and tables stay behind where they are unpacked."""
+    if is_saved(path):
+        return open_hub(str(path))
+    try:
+        return open_folder(path)
+    except DataError as error:
+        no_class_folders = error
+    try:
+        other = _open_beside(path)
+    except DataError as error:
+        found = f"as class folders, {no_class_folders.found}; as what else lies in it, {error.found}"
+        raise DataError(asked=error.asked, found=found, remedy=error.remedy) from error
+    if other is None:
+        raise no_class_folders
+    return other
+
+
+def _open_beside(path: Path) -> ImageSource | None:
+    """The images of the tars, parquet files or tables in a folder; None where there are none of them."""
+    name = path.resolve().name
+    if tars := shards_below(path, ".tar"):
+        return open_tars(tars, name)
+    files = shards_below(path, ".parquet")
+    if files and holds_images(files[0]):
+        return open_parquet(files, name)
+    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in (*ENDINGS, ".parquet") and visible(p.name))
+    return open_tables(tables, name) if tables else None
 
 
 def _suggestion(path: Path) -> str:

@@ -75,6 +75,12 @@ def find_recipe(model: str | None, checkpoint: str | Path | None, *, pretrained:
     elif scheme == "hf-hub":
         config, architecture, args, downloaded = _from_hub(place, source, with_weights=pretrained and weights is None)
         weights = weights or downloaded
+    elif scheme == "module":
+        raise ModelError(
+            asked=f"load {model}",
+            found="it was given to Python as a module, which no file holds",
+            remedy="Go on from Python: prune_tool.Workspace(request, backbone=prune_tool.from_module(module, ...))",
+        )
     else:
         return _plan(source, model, weights=weights, pretrained=pretrained)
     return _plan(source, architecture, config=config, args=args, weights=weights, pretrained=pretrained)

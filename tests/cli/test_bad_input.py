@@ -77,8 +77,8 @@ class TestImages:
         assert '"n_bad_images": 1' in answer.out
 
     def test_an_unreadable_kind(self, refused: Callable[..., str], convnet: str, tmp_path: Path) -> None:
-        (tmp_path / "images.tar").write_bytes(b"")
-        assert "no reader for .tar" in refused(convnet, tmp_path / "images.tar")
+        (tmp_path / "images.zip").write_bytes(b"")
+        assert "no reader for .zip" in refused(convnet, tmp_path / "images.zip")
 
 
 class TestModel:
@@ -153,6 +153,16 @@ class TestOptions:
             ("--input-size", "large", r"Try --input-size (\S+)"),
             ("--input-size", "0", r"Try --input-size (\S+)"),
             ("--input-size", "128,,96", r"Try --input-size (\S+)"),
+            ("--mean", "123.675,116.28,103.53", r"Try --mean (\S+)"),
+            ("--mean", "0.5,0.5", r"Try --mean (\S+)"),
+            ("--mean", "nan", r"Try --mean (\S+)"),
+            ("--mean", "grey", r"Try --mean (\S+)"),
+            ("--std", "0", r"Try --std (\S+)"),
+            ("--std", "58.4,57.1,57.4", r"Try --std (\S+)"),
+            ("--interpolation", "cubic", r"Try --interpolation (\S+)"),
+            ("--crop-pct", "87.5", r"Try --crop-pct (\S+)"),
+            ("--crop-pct", "0", r"Try --crop-pct (\S+)"),
+            ("--crop-mode", "squeeze", r"Try --crop-mode (\S+)"),
         ],
     )
     def test_of_analyze(self, refused: Callable[..., str], option: str, value: str, proposed: str) -> None:

@@ -9,7 +9,7 @@ from prune_tool.cli.app import app
 from tests.support import ask, ask_process
 
 COMMANDS = [command.name for command in app.registered_commands]
-HEAVY = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "scipy", "PIL"}
+HEAVY = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "scipy", "PIL", "pyarrow", "datasets"}
 
 PROBE = """
 import json, sys, time

@@ -1,7 +1,6 @@
 """Small real images, in folders and in arrays."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,12 +66,3 @@ def canary(tmp_path):
             return os.mkdir, (str(path),)
 
     return Bomb(), path
-
-
-@pytest.fixture(scope="session")
-def assets():
-    """The folder of real weights and images."""
-    folder = Path(os.environ.get("PRUNE_TOOL_ASSETS", Path(__file__).parents[3] / "shared" / "assets"))
-    if not folder.is_dir():
-        pytest.skip(f"no real weights and images in {folder}; set PRUNE_TOOL_ASSETS")
-    return folder

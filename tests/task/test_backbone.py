@@ -126,6 +126,16 @@ def test_the_classifier_does_not_matter(weights, tmp_path):
     assert {features(backbone.module, 160).shape for backbone in backbones} == {(2, 64)}
 
 
+def test_a_training_frameworks_whole_checkpoint_will_do(weights, tmp_path):
+    """As Lightning writes it: the backbone below a name, a head and a loss of one's own beside it."""
+    path = weights("test_resnet")
+    inner = {f"model.{name}": tensor for name, tensor in read_checkpoint(path).items() if not name.startswith("fc.")}
+    beside = {"head.weight": torch.ones(3, 64), "loss.centers": torch.ones(3)}
+    torch.save({"state_dict": inner | beside, "hyper_parameters": {"lr": 0.1}}, tmp_path / "last.ckpt")
+    found = load_backbone("test_resnet", checkpoint=tmp_path / "last.ckpt")
+    assert found.fingerprint == load_backbone("test_resnet", checkpoint=path).fingerprint
+
+
 def test_half_precision_weights_become_single(weights, tmp_path):
     half = {name: t.half() for name, t in read_checkpoint(weights("test_resnet")).items() if t.is_floating_point()}
     save_file(half, tmp_path / "half.safetensors")
@@ -144,7 +154,7 @@ def test_weights_that_do_not_fit_are_named_and_counted(weights, tmp_path, change
         found = r"1 unexpected \(extra\)"
     else:
         state["layer1.0.conv1.weight"] = torch.ones(1, 1, 1, 1)
-        found = r"1 of another shape \(layer1\.0\.conv1\.weight\)"
+        found = r"1 of another shape \(layer1\.0\.conv1\.weight 1x1x1x1 instead of \d+x\d+x\d+x\d+\)"
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match=found):
         load_backbone("test_resnet", checkpoint=tmp_path / "w.safetensors")

@@ -1,12 +1,17 @@
+import argparse
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.utils import CheckpointSaver
 
 from prune_tool.errors import ModelError
-from prune_tool.task.checkpoint import compare, read_checkpoint, rename_in_order
+from prune_tool.task import checkpoint
+from prune_tool.task.checkpoint import compare, part_that_fits, read_checkpoint, rename_in_order
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
@@ -22,12 +27,59 @@ def test_safetensors(tmp_path):
     assert_same(read_checkpoint(tmp_path / "w.safetensors"))
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "state_dict_ema"])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "state_dict_ema", "model_state_dict", "ema"])
 def test_what_training_scripts_wrap_around_is_taken_off(tmp_path, prefix, wrapper):
     content = OrderedDict((prefix + name, tensor) for name, tensor in WEIGHTS.items())
     torch.save({wrapper: content, "epoch": 3, "arch": "x"} if wrapper else content, tmp_path / "w.pth")
     assert_same(read_checkpoint(tmp_path / "w.pth"))
+
+
+def test_timms_own_checkpoints_with_options_and_metrics_beside_the_weights(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    args = argparse.Namespace(model="x", lr=[0.1], output=Path("runs"))
+    saver = CheckpointSaver(
+        model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), args=args, checkpoint_dir=str(tmp_path)
+    )
+    saver.save_checkpoint(epoch=3, metric=np.float64(71.5))
+    found = list(tmp_path.rglob("*.tar"))
+    assert found
+    for path in found:
+        with pytest.raises(pickle.UnpicklingError, match="Namespace"):
+            torch.load(path, weights_only=True)  # so it is no plain file
+        assert_same(read_checkpoint(path), dict(model.state_dict()))
+
+
+def test_what_is_forgotten_is_not_even_made(tmp_path):
+    beside = [argparse.Namespace(a=1), Path("x"), np.float64(1), np.arange(3), np.array(["a", None], dtype=object)]
+    torch.save({"state_dict": WEIGHTS, "beside": beside}, tmp_path / "w.pth")
+    kept = checkpoint._load_plain(tmp_path / "w.pth")["beside"]
+    assert {type(each) for each in kept} == {checkpoint._Forgotten}
+    assert not any(vars(each) for each in kept)
+    assert_same(read_checkpoint(tmp_path / "w.pth"))
+
+
+def test_pytorchs_own_averaging(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    torch.save({"ema": {"decay": 0.9}, "model": averaged.state_dict()}, tmp_path / "w.pth")
+    assert_same(read_checkpoint(tmp_path / "w.pth"), dict(model.state_dict()))
+
+
+@pytest.mark.parametrize("prefix", ["model.", "backbone.", "encoder.net."])
+def test_a_network_that_is_part_of_a_larger_one_is_found(prefix):
+    larger = {prefix + name: tensor for name, tensor in WEIGHTS.items()} | {"loss.weight": torch.ones(1)}
+    assert_same(part_that_fits(larger, WEIGHTS))
+    assert_same(part_that_fits(WEIGHTS, WEIGHTS))
+
+
+def test_two_parts_that_fit_or_none_leave_the_weights_as_they_are():
+    two = {prefix + name: tensor for name, tensor in WEIGHTS.items() for prefix in ("student.", "teacher.")}
+    assert_same(part_that_fits(two, WEIGHTS), two)
+    other = {"model.a.weight": torch.ones(5, 5), "model.a.bias": torch.ones(2)}
+    assert_same(part_that_fits(other, WEIGHTS), other)
 
 
 def test_averaged_weights_come_first(tmp_path):
@@ -83,7 +135,9 @@ def test_differences_are_counted_and_the_first_few_named():
     network = {"a.weight": torch.ones(2, 3), "bn.num_batches_tracked": torch.ones(())}
     network |= {f"n{i}": torch.ones(1) for i in range(5)}
     misfit = compare({"a.weight": torch.ones(3, 2), "b": torch.ones(1)}, network)
-    assert str(misfit) == "5 missing (n0, n1, n2, ...); 1 unexpected (b); 1 of another shape (a.weight)"
+    assert (
+        str(misfit) == "5 missing (n0, n1, n2, ...); 1 unexpected (b); 1 of another shape (a.weight 3x2 instead of 2x3)"
+    )
     assert str(compare(WEIGHTS, WEIGHTS)) == ""
 
 

@@ -1,5 +1,3 @@
-import struct
-import zlib
 from io import BytesIO
 
 import numpy as np
@@ -10,6 +8,7 @@ from PIL import Image
 
 from prune_tool.errors import BadImageError
 from prune_tool.task.decode import decode, to_rgb
+from tests.kinds import png_of
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 GRADIENT = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
@@ -85,16 +84,6 @@ def test_an_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert pixels(data)[0, 0].tolist() == [255, 0, 0]
-
-
-def png_of(width, height):
-    """A few bytes that promise an image of any size."""
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(
