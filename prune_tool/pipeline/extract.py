@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,9 +21,9 @@ from prune_tool import defaults
 from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.session import open_session
 from prune_tool.pipeline.decode import Batch, Images, decode
+from prune_tool.pipeline.entries import open_entries
 from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
 from prune_tool.store.features import FeatureEntry
-from prune_tool.store.fingerprint import fingerprint
 from prune_tool.surgery.capture import export_program
 from prune_tool.task.backbone import pixel_transform
 
@@ -49,14 +50,11 @@ def extract(workspace: Workspace, subjects: Sequence[Subject], indices: NDArray[
         BadImageError: an image cannot be decoded.
         CacheError: the cache cannot be written.
     """
-    hashes = workspace.source.content_hashes()
-    key = fingerprint(*(hashes[i] for i in indices))
-    keys = [fingerprint(subject.fingerprint, key) for subject in subjects]
-    entries = [workspace.cache.entry(key, len(indices), defaults.SHARD_SIZE) for key in keys]
+    entries = open_entries(workspace, subjects, indices)
     if not any(entry.missing() for entry in entries):
         return entries
     with ExitStack() as locks:
-        for _, entry in sorted(zip(keys, entries, strict=True)):  # one order for all, so that none waits for ever
+        for entry in sorted(entries, key=lambda entry: entry.folder):  # one order for all, so that none waits for ever
             locks.enter_context(entry.locked())
         _fill(workspace, subjects, indices, entries)
     return entries
@@ -115,9 +113,11 @@ def open_runner(workspace: Workspace, subject: Subject) -> Runner:
 
 def _onnx_runner(workspace: Workspace, subject: Subject) -> Runner:
     names = [tap.name for tap in subject.taps]
-    path = workspace.cache.graph(subject.fingerprint)
-    if not path.exists():
+
+    def write(path: Path) -> None:
         write_onnx(export_program(subject.captured, subject.example), path, metadata={}, output_names=tuple(names))
+
+    path = workspace.cache.graph(subject.fingerprint).ensure(write, subject.about)
     session = open_session(path, n_threads=n_threads(), spin=False)
 
     def run(images: Images) -> Neurons:
