@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_tool import defaults
+from prune_tool.pipeline.entries import open_entries
 from prune_tool.pipeline.extract import extract
 from prune_tool.pipeline.workspace import Subject, Workspace
 from prune_tool.store.features import FeatureEntry, FeaturesLostError
@@ -34,9 +35,7 @@ class Features:
     def __init__(self, workspace: Workspace, subjects: Sequence[Subject], indices: Indices) -> None:
         self._workspace, self._indices = workspace, indices
         self._subjects = {subject.input_size: subject for subject in subjects}
-        self._entries: dict[int, FeatureEntry] = dict(
-            zip(self._subjects, extract(workspace, subjects, indices), strict=True)
-        )
+        self._entries = dict(zip(self._subjects, _extracted(workspace, subjects, indices), strict=True))
         self._kept: OrderedDict[tuple[int, str], Floats] = OrderedDict()
 
     def columns(self, input_size: int, subset: Mapping[str, Indices], rows: Indices) -> Floats:
@@ -94,6 +93,18 @@ class Features:
                 self._workspace.progress.note(f"{error.found}: computing it again")
                 extract(self._workspace, [self._subjects[input_size]], self._indices)
         return self._entries[input_size].read(taps, rows)
+
+
+def _extracted(workspace: Workspace, subjects: Sequence[Subject], indices: Indices) -> list[FeatureEntry]:
+    """``extract``; an interrupt leaves with a note of what is kept."""
+    try:
+        return extract(workspace, subjects, indices)
+    except KeyboardInterrupt as interrupt:
+        for subject, entry in zip(subjects, open_entries(workspace, subjects, indices), strict=True):
+            n_kept = entry.n_images - sum(len(entry.rows(shard)) for shard in entry.missing())
+            n_all = f"{entry.n_images:,} images at {subject.input_size} px"
+            interrupt.add_note(f"Features of {n_kept:,} of {n_all} are kept")
+        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
