@@ -21,6 +21,8 @@ from prune_tool.store.fingerprint import fingerprint
 
 Floats = NDArray[np.float32]
 
+_SEAL = "prune_tool"  # the key of the metadata
+
 
 class DamagedShardError(ValueError):
     """The file is not what was written."""
@@ -42,11 +44,10 @@ def encode_shard(images: Sequence[str], arrays: Mapping[str, Floats]) -> bytes:
         arrays: by name, (n, width) float32.
     """
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    said = {
-        "images": json.dumps(list(images)),
-        "arrays": json.dumps({name: fingerprint(array) for name, array in tensors.items()}, sort_keys=True),
-    }
-    return save(tensors, metadata={**said, "checksum": fingerprint(said)})
+    digests = {name: fingerprint(array) for name, array in tensors.items()}
+    said = json.dumps({"images": list(images), "digests": digests}, sort_keys=True)
+    # One key alone: safetensors writes several in an order that changes, and equal shards should be equal files.
+    return save(tensors, metadata={_SEAL: f"{fingerprint(said)} {said}"})
 
 
 def read_header(path: Path) -> Header:
@@ -77,8 +78,8 @@ def read_shard(path: Path, names: Collection[str]) -> tuple[Header, dict[str, Fl
 
 
 def _header(metadata: Any) -> Header:
-    said = dict(metadata or {})
-    checksum = said.pop("checksum", None)
-    if set(said) != {"images", "arrays"} or checksum != fingerprint(said):
+    checksum, _, said = (metadata or {}).get(_SEAL, "").partition(" ")
+    if checksum != fingerprint(said):
         raise ValueError("no seal, or a broken one")
-    return Header(images=tuple(json.loads(said["images"])), digests=json.loads(said["arrays"]))
+    content = json.loads(said)
+    return Header(images=tuple(content["images"]), digests=content["digests"])

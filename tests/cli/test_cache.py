@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -102,8 +103,6 @@ def test_an_age_that_is_none(age: str, cache: Path) -> None:
 
 
 def test_by_age(cache: Path) -> None:
-    import os
-
     old = [*cache.glob("features/*/*/about.json"), *cache.glob("graphs/*.seal.json")]
     for path in old:
         os.utime(path, (time.time() - 86400 * 3,) * 2)
