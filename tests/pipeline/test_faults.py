@@ -25,7 +25,7 @@ from prune_tool import Request, Workspace, defaults
 from prune_tool.pipeline.extract import extract
 from prune_tool.store.features import FeatureCache, FeatureEntry
 
-model, data, scratch, n_trials, seed = sys.argv[1:]
+model, data, scratch, n_kills, seed = sys.argv[1:]
 scratch, rng = Path(scratch), np.random.default_rng(int(seed))
 defaults.SHARD_SIZE = 8
 workspace = Workspace(Request(model=model, data=data, input_sizes=()))
@@ -76,9 +76,11 @@ def trial(i, seconds):
         process = start(root)
         time.sleep(rng.uniform(0, 1.1 * seconds))
         os.kill(process, signal.SIGKILL)
-        n_killed += wait(process) == -signal.SIGKILL
+        n_killed += (status := wait(process)) == -signal.SIGKILL
         kept = {name: path.stat().st_mtime_ns for name, path in shards(root).items()}
         kept_at.append(len(kept))
+        if status == 0:
+            break  # it was done before
     finished = wait(start(root))
     after = {name: path.stat().st_mtime_ns for name, path in shards(root).items()}
     n_rewritten = sum(after[name] != written for name, written in kept.items())
@@ -90,7 +92,9 @@ timed = new_root("timed")
 begun = time.perf_counter()
 assert wait(start(timed)) == 0
 seconds = time.perf_counter() - begun
-trials = [trial(i, seconds) for i in range(int(n_trials))]
+trials = []
+while sum(each["n_killed"] for each in trials) < int(n_kills):
+    trials.append(trial(len(trials), seconds))
 together = new_root("together")
 crowd = [start(together) for _ in range(3)]
 statuses = [wait(process) for process in crowd]
@@ -101,8 +105,8 @@ print(json.dumps({
 """
 
 
-def inject(model: str, images: Path, scratch: Path, n_trials: int, seed: int) -> Any:
-    command = [sys.executable, "-c", PROGRAM, model, images, scratch, str(n_trials), str(seed)]
+def inject(model: str, images: Path, scratch: Path, n_kills: int, seed: int) -> Any:
+    command = [sys.executable, "-c", PROGRAM, model, images, scratch, str(n_kills), str(seed)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200, env=environment)
     assert done.returncode == 0, done.stderr
@@ -125,7 +129,7 @@ def check(found: Any, n_kills: int) -> None:
 
 @pytest.fixture(scope="module")
 def faults(convnet: str, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return inject(convnet, images, tmp_path_factory.mktemp("faults"), n_trials=14, seed=0)
+    return inject(convnet, images, tmp_path_factory.mktemp("faults"), n_kills=20, seed=0)
 
 
 def test_an_extraction_killed_at_random_points_ends_with_the_same_bytes(faults: Any) -> None:
@@ -135,7 +139,7 @@ def test_an_extraction_killed_at_random_points_ends_with_the_same_bytes(faults: 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_so_do_many_more(seed: int, convnet: str, images: Path, tmp_path: Path) -> None:
-    check(inject(convnet, images, tmp_path, n_trials=40, seed=seed), n_kills=50)
+    check(inject(convnet, images, tmp_path, n_kills=60, seed=seed), n_kills=60)
 
 
 def test_processes_at_once_extract_every_image_once(faults: Any) -> None:
@@ -147,14 +151,10 @@ def test_processes_at_once_extract_every_image_once(faults: Any) -> None:
 
 
 def test_two_analyses_at_once_both_finish_with_one_set_of_shards(convnet: str, images: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "prune_tool", "analyze", convnet, str(images), *QUICK]
+    place = ("--runs", str(tmp_path / "runs"))
+    command = [sys.executable, "-m", "prune_tool", "analyze", convnet, str(images), *QUICK, *place]
     environment = os.environ | {"PRUNE_TOOL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen(
-            [*command, "--runs", str(tmp_path / "runs")], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     runs = sorted((tmp_path / "runs").iterdir())

@@ -220,6 +220,11 @@ class TestMisses:
         assert self.n_missing(workspace, rows) == self.n_missing(fewer, rows) == 0
 
 
+def flipped(content: bytes) -> bytes:
+    """With one bit of the last number changed."""
+    return content[:-3] + bytes([content[-3] ^ 4]) + content[-2:]
+
+
 class TestDamage:
     @pytest.fixture
     def features(self, workspace: Workspace, cache: FeatureCache, rows: np.ndarray) -> Features:
@@ -230,9 +235,7 @@ class TestDamage:
         [
             lambda path: path.write_bytes(path.read_bytes()[:-40]),
             lambda path: path.write_bytes(b""),
-            lambda path: path.write_bytes(
-                path.read_bytes()[:-3] + bytes([path.read_bytes()[-3] ^ 4]) + path.read_bytes()[-2:]
-            ),
+            lambda path: path.write_bytes(flipped(path.read_bytes())),
             lambda path: path.unlink(),
         ],
         ids=["truncated", "empty", "a flipped bit", "gone"],
