@@ -68,3 +68,16 @@ kinds of probe differ by about that much."""
 
 ROUND_TO = 8
 """Kept widths are rounded up to a multiple of this: vector units and tensor cores work in eights."""
+
+FEATURE_BYTES = 2**29
+"""Bytes of features kept in memory between readings (512 MiB): all of them for a few thousand images, so that nothing
+is read twice there. Above, what is asked for is read from the disk anew, block by block."""
+
+FEATURE_BLOCK = 4096
+"""Images whose features are read and summed at once: 32 MiB at 2,048 neurons, and enough for fast products."""
+
+FIT_BYTES = 2**31
+"""Bytes of training features that one logistic fit may hold as float64 (2 GiB): 131,072 images of 2,048 neurons."""
+
+MAX_VAL = 2**15
+"""Most validation images that choices are made on: at 32,768 an accuracy is known to a quarter of a point."""

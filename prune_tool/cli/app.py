@@ -7,6 +7,7 @@ parity, latency); 2 wrong usage, bad input or an unsupported model; 130 interrup
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from prune_tool.cli import analyze, bench, compress, env, export, inspect
+from prune_tool.cli import analyze, bench, cache, compress, env, export, inspect
 from prune_tool.errors import PruneToolError
 
 INTERRUPTED, UNREAD = 130, 141
@@ -34,9 +35,9 @@ class Door(TyperGroup):
             sys.stderr.write(f"prune-tool: {error}\n")
             raise typer.Exit(error.exit_status) from error
         except KeyboardInterrupt as error:
-            sys.stderr.write(
-                "prune-tool: interrupted. Finished feature shards are kept; run the same command to go on.\n"
-            )
+            kept = "; ".join(getattr(error, "__notes__", ())) or "What was finished is kept"
+            again = shlex.join(["prune-tool", *ctx.obj])
+            sys.stderr.write(f"prune-tool: interrupted. {kept}. The same command goes on from there: {again}\n")
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
@@ -72,9 +73,10 @@ app.command("analyze")(analyze.command)
 app.command("export")(export.command)
 app.command("bench")(bench.command)
 app.command("env")(env.command)
+app.add_typer(cache.app, name="cache")
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command that ``args`` (by default those of the process) ask for, and exit with its status."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # a failed download is one message, ours, and not one a retry
-    app(args=args, prog_name="prune-tool")
+    app(args=args, prog_name="prune-tool", obj=sys.argv[1:] if args is None else args)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from prune_tool import defaults
-from prune_tool.errors import RunError
+from prune_tool.errors import CacheError
 from prune_tool.frontier.screen import front, near_front
 from prune_tool.pipeline.compare import compare
 from prune_tool.pipeline.features import FitData, fit_data
@@ -22,8 +21,9 @@ from prune_tool.pipeline.runs import Findings, RunRecord, describe_run, findings
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate, Cost, Full, MeasuredReading, Search, TimedReadings
 from prune_tool.redundancy.logistic import LogisticProbe
-from prune_tool.store.atomic import write_json
-from prune_tool.store.layout import RunFolder, create_run, free_name, require_free
+from prune_tool.store.atomic import as_json_text
+from prune_tool.store.layout import RunFolder, create_free_run, create_run, require_free
+from prune_tool.store.root import About
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.taps import HEAD
 
@@ -57,19 +57,31 @@ def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Ana
         require_free(runs, name)
     record = describe_run(workspace)
     findings = _remembered(workspace, record)
-    run = create_run(runs, name or free_name(runs, record.default_name))
+    run = create_free_run(runs, record.default_name) if name is None else create_run(runs, name)
     write_run(run, record, findings)
     return Analyzed(run=run, record=record, analysis=findings.analysis, candidates=findings.candidates)
 
 
 def _remembered(workspace: Workspace, record: RunRecord) -> Findings:
     """The findings, from the cache where the same was measured before."""
-    path = workspace.cache.findings(findings_key(workspace, record))
-    if path.exists():
-        with suppress(RunError):  # damaged: measure again
-            return read_findings(path)
-    findings = _find(workspace)
-    write_json(path, findings)
+    kept = workspace.cache.findings(findings_key(workspace, record))
+    if kept.is_whole():
+        return read_findings(kept.path)
+    with kept.locked():
+        if kept.is_whole():  # another process has measured meanwhile
+            return read_findings(kept.path)
+        findings = _find(workspace)
+        about = About(
+            model=record.model,
+            input_sizes=record.input_sizes,
+            data=record.data,
+            n_images=record.n_train + record.n_val,
+            taps=workspace.native.about.taps,
+        )
+        try:
+            kept.write(lambda path: path.write_text(as_json_text(findings), encoding="utf-8"), about)
+        except CacheError as error:  # what was measured is not lost for that
+            workspace.progress.note(f"findings are not remembered: {error}")
     return findings
 
 
@@ -106,8 +118,9 @@ def measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPro
 def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticProbe]:
     subject = workspace.native
     width = subject.taps[-1].width
+    everything = {HEAD: np.arange(width)}
     with workspace.progress.stage("fitting the full backbone's probe"):
-        probe = fit_probe(data, subject.input_size, {HEAD: np.arange(width)})
+        probe = fit_probe(data, subject.input_size, everything)
     cost = cost_of(subject.captured)
     n_probe = width * data.n_classes
     full = Full(
@@ -115,7 +128,7 @@ def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPr
         width=width,
         macs=cost.macs + n_probe,
         n_params=cost.n_params + n_probe + data.n_classes,
-        val=probe.score(data.judged(data.features(subject.input_size, HEAD)[data.val])),
+        val=probe.score(data.judged(data.features.columns(subject.input_size, everything, data.val))),
     )
     return full, probe
 

@@ -32,8 +32,7 @@ from prune_tool.frontier.screen import front
 from prune_tool.pipeline.analyze import measure_full, probe_near
 from prune_tool.pipeline.build import Built, build, build_full
 from prune_tool.pipeline.decode import images_of
-from prune_tool.pipeline.features import FitData, Indices, features_of, fit_data
-from prune_tool.pipeline.measure import columns
+from prune_tool.pipeline.features import Features, FitData, Indices, fit_data
 from prune_tool.pipeline.probing import fit_probe, probe_candidate, subset_of
 from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, require_same
 from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
@@ -150,13 +149,15 @@ def _on_test_images(
     """
     sizes = {analysis.measured[candidate.reading].reading.input_size for candidate in order}
     subjects = [subject for subject in workspace.subjects if subject.input_size in sizes]
-    features = features_of(workspace, subjects, workspace.splits.test)
+    features = Features(workspace, subjects, workspace.splits.test)
+    rows = np.arange(len(workspace.splits.test))
 
     def predict(candidate: Candidate) -> Indices:
         reading = analysis.measured[candidate.reading].reading
         subset = subset_of(workspace, data, reading, candidate.n_neurons)
         probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
-        return probe.predict(columns(partial(features, reading.input_size), subset))
+        blocks = features.blocks(reading.input_size, subset, rows)
+        return np.concatenate([probe.predict(neurons) for _, neurons in blocks])
 
     return (partial(predict, candidate) for candidate in order)
 

@@ -21,9 +21,9 @@ from prune_tool import defaults
 from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.session import open_session
 from prune_tool.pipeline.decode import Batch, Images, decode
+from prune_tool.pipeline.entries import open_entries
 from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
 from prune_tool.store.features import FeatureEntry
-from prune_tool.store.fingerprint import fingerprint
 from prune_tool.surgery.capture import export_program
 from prune_tool.task.backbone import pixel_transform
 
@@ -50,14 +50,11 @@ def extract(workspace: Workspace, subjects: Sequence[Subject], indices: NDArray[
         BadImageError: an image cannot be decoded.
         CacheError: the cache cannot be written.
     """
-    hashes = workspace.source.content_hashes()
-    key = fingerprint(*(hashes[i] for i in indices))
-    keys = [fingerprint(subject.fingerprint, key) for subject in subjects]
-    entries = [workspace.cache.entry(key, len(indices), defaults.SHARD_SIZE) for key in keys]
+    entries = open_entries(workspace, subjects, indices)
     if not any(entry.missing() for entry in entries):
         return entries
     with ExitStack() as locks:
-        for _, entry in sorted(zip(keys, entries, strict=True)):  # one order for all, so that none waits for ever
+        for entry in sorted(entries, key=lambda entry: entry.folder):  # one order for all, so that none waits for ever
             locks.enter_context(entry.locked())
         _fill(workspace, subjects, indices, entries)
     return entries
@@ -116,11 +113,12 @@ def open_runner(workspace: Workspace, subject: Subject) -> Runner:
 
 def graph_of(workspace: Workspace, subject: Subject) -> Path:
     """The backbone with all its taps as an ONNX file in the cache: ``images`` in, an output a tap."""
-    path = workspace.cache.graph(subject.fingerprint)
-    if not path.exists():
-        names = tuple(tap.name for tap in subject.taps)
+    names = tuple(tap.name for tap in subject.taps)
+
+    def write(path: Path) -> None:
         write_onnx(export_program(subject.captured, subject.example), path, metadata={}, output_names=names)
-    return path
+
+    return workspace.cache.graph(subject.fingerprint).ensure(write, subject.about)
 
 
 def _onnx_runner(workspace: Workspace, subject: Subject) -> Runner:

@@ -1,23 +1,113 @@
-"""Neurons of the images that choose, by input size and tap."""
+"""Neurons of the images that choose, by input size and tap, in bounded memory whatever the number of images.
+
+Features stay on disk and are read as they are asked for, each time with the taps and rows asked for only. Taps that fit
+are kept, the most recently used ones, up to ``defaults.FEATURE_BYTES``. Moments sum all training images block by block.
+What has to be in memory at once is bounded by a seeded, stratified choice of images, the same for every fit of a run,
+the full backbone's included: logistic probes are fitted on as many training images as ``defaults.FIT_BYTES`` holds at
+the widest layer, and compared on at most ``defaults.MAX_VAL`` validation images. Smaller tasks use all of theirs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prune_tool import defaults
+from prune_tool.pipeline.entries import open_entries
 from prune_tool.pipeline.extract import extract
 from prune_tool.pipeline.workspace import Subject, Workspace
 from prune_tool.records import Metric
 from prune_tool.redundancy.checks import Features as AnyFeatures
 from prune_tool.redundancy.held_out import HeldOut
+from prune_tool.store.features import FeatureEntry, FeaturesLostError
 
 Indices = NDArray[np.int64]
-Features = Callable[[int, str], NDArray[np.float32]]
-"""Input size, tap -> (n, width) neurons of some fixed images."""
+Floats = NDArray[np.float32]
+
+N_REPAIRS = 3
+"""Times in a row that lost features are computed again before the disk is given up."""
+
+
+class Features:
+    """Neurons of some fixed images at some input sizes, complete in the cache when this is made."""
+
+    def __init__(self, workspace: Workspace, subjects: Sequence[Subject], indices: Indices) -> None:
+        self._workspace, self._indices = workspace, indices
+        self._subjects = {subject.input_size: subject for subject in subjects}
+        self._entries = dict(zip(self._subjects, _extracted(workspace, subjects, indices), strict=True))
+        self._kept: OrderedDict[tuple[int, str], Floats] = OrderedDict()
+
+    def columns(self, input_size: int, subset: Mapping[str, Indices], rows: Indices) -> Floats:
+        """Features (n, k) of a subset (neurons by tap), taps in order: what the sliced network would put out.
+
+        Args:
+            input_size: in pixels.
+            subset: per tap, the neurons (k_tap,) to take.
+            rows: (n,) row numbers, in any order.
+
+        Raises:
+            CacheError: the cache cannot be read, or what is damaged there cannot be computed again.
+        """
+        found = np.empty((len(rows), sum(map(len, subset.values()))), np.float32)
+        for start in range(0, len(rows), defaults.FEATURE_BLOCK):
+            block = rows[start : start + defaults.FEATURE_BLOCK]
+            arrays, done = self._arrays(input_size, subset, block), 0
+            for tap, neurons in subset.items():
+                found[start : start + len(block), done : done + len(neurons)] = arrays[tap][:, neurons]
+                done += len(neurons)
+        return found
+
+    def blocks(self, input_size: int, subset: Mapping[str, Indices], rows: Indices) -> Iterator[tuple[Indices, Floats]]:
+        """``columns`` for a bounded number of rows at a time: row numbers (b,) and their features (b, k), in order."""
+        for start in range(0, len(rows), defaults.FEATURE_BLOCK):
+            block = rows[start : start + defaults.FEATURE_BLOCK]
+            yield block, self.columns(input_size, subset, block)
+
+    def _arrays(self, input_size: int, taps: Collection[str], rows: Indices) -> dict[str, Floats]:
+        """By tap, (n, width) at ``rows``: from memory where the tap is kept or can be, else from disk."""
+        width = {tap.name: tap.width for tap in self._subjects[input_size].taps}
+        most = defaults.FEATURE_BYTES // max(defaults.POOL_DEPTH, len(taps))  # so that a pool's are kept side by side
+        keep = [tap for tap in taps if 4 * len(self._indices) * width[tap] <= most]
+        for tap in keep:
+            if (input_size, tap) in self._kept:
+                self._kept.move_to_end((input_size, tap))
+        if absent := [tap for tap in keep if (input_size, tap) not in self._kept]:
+            self._keep(input_size, self._read(input_size, absent, None))
+        found = {tap: self._kept[input_size, tap][rows] for tap in keep}
+        rest = [tap for tap in taps if tap not in found]
+        return found | (self._read(input_size, rest, rows) if rest else {})
+
+    def _keep(self, input_size: int, arrays: Mapping[str, Floats]) -> None:
+        for tap, array in arrays.items():
+            self._kept[input_size, tap] = array
+        while sum(array.nbytes for array in self._kept.values()) > defaults.FEATURE_BYTES:
+            self._kept.popitem(last=False)
+
+    def _read(self, input_size: int, taps: Collection[str], rows: Indices | None) -> dict[str, Floats]:
+        """From disk. What was damaged or has gone is computed again on the spot."""
+        for _ in range(N_REPAIRS):
+            try:
+                return self._entries[input_size].read(taps, rows)
+            except FeaturesLostError as error:
+                self._workspace.progress.note(f"{error.found}: computing it again")
+                extract(self._workspace, [self._subjects[input_size]], self._indices)
+        return self._entries[input_size].read(taps, rows)
+
+
+def _extracted(workspace: Workspace, subjects: Sequence[Subject], indices: Indices) -> list[FeatureEntry]:
+    """``extract``; an interrupt leaves with a note of what is kept."""
+    try:
+        return extract(workspace, subjects, indices)
+    except KeyboardInterrupt as interrupt:
+        for subject, entry in zip(subjects, open_entries(workspace, subjects, indices), strict=True):
+            n_kept = entry.n_images - sum(len(entry.rows(shard)) for shard in entry.missing())
+            n_all = f"{entry.n_images:,} images at {subject.input_size} px"
+            interrupt.add_note(f"Features of {n_kept:,} of {n_all} are kept")
+        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +117,8 @@ class FitData:
     Attributes:
         features: of the n training and validation images.
         labels: (n,) int64.
-        train, val: row numbers.
+        train, val: row numbers, ascending.
+        fit: of ``train``, the rows that logistic probes are fitted on.
         n_classes: of the task.
         metric: how correct predictions are counted.
     """
@@ -35,6 +126,7 @@ class FitData:
     features: Features
     labels: Indices
     train: Indices
+    fit: Indices
     val: Indices
     n_classes: int
     metric: Metric = "accuracy"
@@ -43,10 +135,6 @@ class FitData:
         """The validation images, seen through the features ``val (n_val, d)``."""
         return HeldOut(val, self.labels[self.val], self.metric)
 
-    def at(self, input_size: int) -> Callable[[str], NDArray[np.float32]]:
-        """Features of one input size, by tap."""
-        return partial(self.features, input_size)
-
 
 def fit_data(workspace: Workspace) -> FitData:
     """Extract (or find in the cache) what the choice is made on, at every input size."""
@@ -54,25 +142,35 @@ def fit_data(workspace: Workspace) -> FitData:
 
 
 def _fit_data(workspace: Workspace) -> FitData:
-    splits = workspace.splits
-    indices = np.union1d(splits.train, splits.val)
+    splits, labels, seed = workspace.splits, workspace.source.labels, workspace.request.seed
+    widest = max(tap.width for subject in workspace.subjects for tap in subject.taps)
+    n_fit = defaults.FIT_BYTES // (8 * max(widest, defaults.MAX_POOL))
+    val, fit = stratified(splits.val, labels, defaults.MAX_VAL, seed), stratified(splits.train, labels, n_fit, seed)
+    for what, used, given in (("fitted", fit, splits.train), ("compared", val, splits.val)):
+        if len(used) < len(given):
+            workspace.progress.note(f"logistic probes are {what} on {len(used):,} of {len(given):,} images")
+    indices = np.union1d(splits.train, val)
     return FitData(
-        features=features_of(workspace, workspace.subjects, indices),
-        labels=workspace.source.labels[indices],
+        features=Features(workspace, workspace.subjects, indices),
+        labels=labels[indices],
         train=np.searchsorted(indices, splits.train),
-        val=np.searchsorted(indices, splits.val),
+        fit=np.searchsorted(indices, fit),
+        val=np.searchsorted(indices, val),
         n_classes=len(workspace.source.classes),
         metric=workspace.request.metric,
     )
 
 
-def features_of(workspace: Workspace, subjects: Sequence[Subject], indices: Indices) -> Features:
-    """Extract (or find in the cache) the images at ``indices``; an input size is read when it is first asked for."""
-    entries = extract(workspace, subjects, indices)
-    entry = {subject.input_size: entry for subject, entry in zip(subjects, entries, strict=True)}
+def stratified(indices: Indices, labels: Indices, n_most: int, seed: int) -> Indices:
+    """Of ``indices`` (n,), ascending, at most about ``n_most``: a seeded choice with every class in its proportion.
 
-    @cache
-    def at(input_size: int) -> dict[str, NDArray[np.float32]]:
-        return entry[input_size].read([tap.name for tap in workspace.subject(input_size).taps])
-
-    return lambda input_size, tap: at(input_size)[tap]
+    Every class that has an image keeps one. ``labels`` are those of the whole source.
+    """
+    if len(indices) <= n_most:
+        return indices
+    chosen = []
+    for label in np.unique(labels[indices]).tolist():
+        of_class = indices[labels[indices] == label]
+        n = max(1, len(of_class) * n_most // len(indices))
+        chosen.append(np.random.default_rng([seed, label]).permutation(of_class)[:n])
+    return np.sort(np.concatenate(chosen))

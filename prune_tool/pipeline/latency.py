@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 import onnxruntime as ort
 
 from prune_tool.deploy.bench import cpu_model
 from prune_tool.deploy.cuts import Cut, time_cuts
-from prune_tool.errors import RunError
 from prune_tool.pipeline.extract import graph_of
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Reading, TimedReadings
-from prune_tool.store.atomic import read_json, write_json
+from prune_tool.store.atomic import as_json_text, read_json
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.surgery.taps import HEAD
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Remembered:
-    full_ms: float
-    reading_ms: tuple[float, ...]
 
 
 def time_readings(workspace: Workspace, readings: Sequence[Reading]) -> TimedReadings:
@@ -39,14 +30,16 @@ def time_readings(workspace: Workspace, readings: Sequence[Reading]) -> TimedRea
     native = workspace.native
     full = Cut(graph=graph_of(workspace, native), outputs=(HEAD,))
     cuts = [Cut(graph=graph_of(workspace, workspace.subject(r.input_size)), outputs=r.taps) for r in readings]
-    path = workspace.cache.latencies(_key(workspace, readings))
-    found = _recall(path, len(cuts))
-    if found is None:
-        with workspace.progress.stage(f"timing {len(cuts)} cuts on {target.provider}", len(cuts)) as advance:
+    kept = workspace.cache.latencies(_key(workspace, readings))
+    if not kept.is_whole():
+        with kept.locked(), workspace.progress.stage(f"timing cuts on {target.provider}", len(cuts)) as advance:
             full_ms, reading_ms = time_cuts(full, cuts, target, advance)
-        found = _Remembered(full_ms=full_ms, reading_ms=tuple(reading_ms))
-        write_json(path, found)
-    return TimedReadings(target=target, cpu=cpu_model(), full_ms=found.full_ms, reading_ms=found.reading_ms)
+            found = {"full_ms": full_ms, "reading_ms": reading_ms}
+            kept.write(lambda path: path.write_text(as_json_text(found), encoding="utf-8"), native.about)
+    found = read_json(kept.path)
+    return TimedReadings(
+        target=target, cpu=cpu_model(), full_ms=found["full_ms"], reading_ms=tuple(found["reading_ms"])
+    )
 
 
 def _key(workspace: Workspace, readings: Sequence[Reading]) -> str:
@@ -55,15 +48,3 @@ def _key(workspace: Workspace, readings: Sequence[Reading]) -> str:
     names = [str(reading.taps) for reading in readings]
     target = repr(sorted(asdict(workspace.request.target).items()))
     return fingerprint("latency-1", cpu_model(), ort.__version__, target, workspace.native.fingerprint, prints, names)
-
-
-def _recall(path: Path, n_readings: int) -> _Remembered | None:
-    """What was measured before; None where nothing was, or it cannot be read."""
-    if not path.exists():
-        return None
-    with suppress(RunError, KeyError, TypeError, ValueError):
-        value = read_json(path)
-        times = tuple(float(ms) for ms in value["reading_ms"])
-        if len(times) == n_readings:
-            return _Remembered(full_ms=float(value["full_ms"]), reading_ms=times)
-    return None

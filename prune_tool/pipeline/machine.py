@@ -14,7 +14,7 @@ from prune_tool.deploy.bench import cpu_model
 from prune_tool.deploy.session import available_providers
 from prune_tool.pipeline.runs import versions
 from prune_tool.pipeline.workspace import n_threads
-from prune_tool.store.features import cache_root
+from prune_tool.store.root import cache_root
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

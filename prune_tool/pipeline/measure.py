@@ -61,30 +61,26 @@ def prefix_subset(reading: Reading, subject: Subject, order: Indices, n_neurons:
     return {tap: neurons for tap, neurons in chosen.items() if len(neurons)}
 
 
-def columns(features: Callable[[str], NDArray[np.float32]], subset: Subset) -> NDArray[np.float32]:
-    """Features (n, k) of a subset, taps in order: the columns that the sliced network will put out."""
-    return np.concatenate([features(tap)[:, neurons] for tap, neurons in subset.items()], axis=1)
-
-
 def kept_outputs(subset: Subset, subject: Subject) -> dict[int, Indices]:
     """A subset in the terms of ``slice_graph``: output number -> kept indices."""
     number = {tap.name: i for i, tap in enumerate(subject.taps)}
     return {number[tap]: neurons for tap, neurons in subset.items()}
 
 
-def orders_of(reading: Reading, moments: Moments, request: Request) -> NDArray[np.int64]:
+def orders_of(reading: Reading, moments: Callable[[], Moments], request: Request) -> NDArray[np.int64]:
     """Orders (r, width) of what a reading offers, whose prefixes are the subsets: random draws, or the greedy one."""
     if request.strategy == "pivoted":
-        return pivoted_order(moments, reading.width, defaults.PIVOT_RIDGE)[None]
+        return pivoted_order(moments(), reading.width, defaults.PIVOT_RIDGE)[None]
     return draw_permutations(reading.width, request.n_draws, request.seed)
 
 
 def moments_of(reading: Reading, subject: Subject, data: FitData) -> tuple[Moments, NDArray[np.float32]]:
     """Moments of a reading's training features, and its validation features (n_val, width)."""
-    found = columns(data.at(reading.input_size), offered_neurons(reading, subject))
-    accumulator = MomentsAccumulator(found.shape[1], data.n_classes)
-    accumulator.update(found[data.train], data.labels[data.train])
-    return accumulator.freeze(), found[data.val]
+    offered = offered_neurons(reading, subject)
+    accumulator = MomentsAccumulator(reading.width, data.n_classes)
+    for rows, features in data.features.blocks(reading.input_size, offered, data.train):
+        accumulator.update(features, data.labels[rows])
+    return accumulator.freeze(), data.features.columns(reading.input_size, offered, data.val)
 
 
 def measure(subject: Subject, reading: Reading, data: FitData, request: Request) -> MeasuredReading:
@@ -97,7 +93,7 @@ def measure(subject: Subject, reading: Reading, data: FitData, request: Request)
         request: says how subsets are picked, how many draws, from which seed, on which device.
     """
     moments, val = moments_of(reading, subject, data)
-    orders = orders_of(reading, moments, request)
+    orders = orders_of(reading, lambda: moments, request)
     sizes = size_grid(reading.width, defaults.N_SIZES)
     curve = sweep_draws(moments, data.judged(val), orders, sizes, defaults.RIDGE_GRID, device=request.device)
     redundancy = diffuse_redundancy(curve, defaults.DELTA)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prune_tool import defaults
 from prune_tool.pipeline.features import FitData
-from prune_tool.pipeline.measure import Subset, columns, kept_outputs, moments_of, orders_of, prefix_subset
+from prune_tool.pipeline.measure import Subset, kept_outputs, moments_of, orders_of, prefix_subset
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Candidate, Reading
 from prune_tool.redundancy.logistic import LogisticProbe, choose_logistic
@@ -17,7 +17,8 @@ def subset_of(workspace: Workspace, data: FitData, reading: Reading, n_neurons: 
     """The subset that ships at this size: a prefix of the first draw, or of the pivoted order."""
     subject = workspace.subject(reading.input_size)
     first = workspace.once(
-        f"order of {reading}", lambda: orders_of(reading, moments_of(reading, subject, data)[0], workspace.request)[0]
+        f"order of {reading}",
+        lambda: orders_of(reading, lambda: moments_of(reading, subject, data)[0], workspace.request)[0],
     )
     return prefix_subset(reading, subject, first, n_neurons)
 
@@ -26,10 +27,8 @@ def fit_probe(
     data: FitData, input_size: int, subset: Subset, strengths: Sequence[float] = defaults.LOGISTIC_GRID
 ) -> LogisticProbe:
     """The converged logistic probe of a subset, its strength chosen on the validation images."""
-    found = columns(data.at(input_size), subset)
-    train = data.train
-    val = data.judged(found[data.val])
-    return choose_logistic(found[train], data.labels[train], val, data.n_classes, strengths)
+    train, val = (data.features.columns(input_size, subset, rows) for rows in (data.fit, data.val))
+    return choose_logistic(train, data.labels[data.fit], data.judged(val), data.n_classes, strengths)
 
 
 def probe_candidate(
@@ -44,7 +43,7 @@ def probe_candidate(
     subject = workspace.subject(reading.input_size)
     subset = subset_of(workspace, data, reading, n_neurons)
     probe = fit_probe(data, reading.input_size, subset, strengths)
-    found = columns(data.at(reading.input_size), subset)[data.val]
+    found = data.features.columns(reading.input_size, subset, data.val)
     cost = cost_of(subject.captured, kept_outputs(subset, subject), round_to=workspace.request.round_to)
     n_probe = data.n_classes * n_neurons
     return Candidate(

@@ -20,8 +20,9 @@ from prune_tool import defaults
 from prune_tool.errors import ModelError, ProviderError, UsageError
 from prune_tool.pipeline.progress import Progress, Silent
 from prune_tool.records import Request
-from prune_tool.store.features import FeatureCache, cache_root
+from prune_tool.store.features import FeatureCache
 from prune_tool.store.fingerprint import fingerprint
+from prune_tool.store.root import About, cache_root
 from prune_tool.surgery.capture import capture
 from prune_tool.surgery.taps import HEAD, Tap, TappedBackbone, find_taps
 from prune_tool.task.backbone import Backbone, Pooling, load_backbone
@@ -71,11 +72,20 @@ class Subject:
             ) from error
 
     @cached_property
+    def trunk_fingerprint(self) -> str:
+        """Changes when the neurons of a tap would: weights and preprocessing, but not which taps there are."""
+        return fingerprint("features-2", self.backbone.fingerprint, repr(self.backbone.preprocessing))
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Changes when features would: weights, preprocessing, taps."""
-        preprocessing = self.backbone.preprocessing
-        names = [tap.name for tap in self.taps]
-        return fingerprint("features-1", self.backbone.fingerprint, repr(preprocessing), repr(names))
+        """Changes when the captured graph would: weights, preprocessing, taps."""
+        return fingerprint(self.trunk_fingerprint, repr([tap.name for tap in self.taps]))
+
+    @property
+    def about(self) -> About:
+        """What to call it in the cache."""
+        names = tuple(tap.name for tap in self.taps)
+        return About(model=self.backbone.name, input_sizes=(self.input_size,), taps=names)
 
 
 def open_subject(backbone: Backbone, taps: Sequence[str] | None = None) -> Subject:
@@ -132,7 +142,7 @@ class Workspace:
     @cached_property
     def cache(self) -> FeatureCache:
         """Where features are kept between runs."""
-        return FeatureCache(cache_root())
+        return FeatureCache(cache_root(), on_wait=self.progress.note)
 
     @cached_property
     def source(self) -> ImageSource:

@@ -122,6 +122,17 @@ def create_run(root: Path, name: str) -> RunFolder:
     return run
 
 
+def create_free_run(root: Path, name: str) -> RunFolder:
+    """Make an empty run folder of the first free name; as ``create_run``, but another process may take a name first."""
+    while True:
+        free = free_name(root, name)
+        try:
+            return create_run(root, free)
+        except RunError:
+            if not (root / free).exists():
+                raise
+
+
 def free_name(root: Path, name: str) -> str:
     """``name``, or where a run has it already, ``name`` with the first free number."""
     number, free = 1, name

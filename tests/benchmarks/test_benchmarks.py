@@ -116,3 +116,13 @@ def test_paper_runs(tmp_path):
     assert found["cka"]["mean"][-1] == pytest.approx(1)
     assert (tmp_path / "paper.png").stat().st_size > 10_000
     assert (tmp_path / "paper.svg").exists()
+
+
+@pytest.mark.slow
+def test_memory_runs(tmp_path):
+    printed = run("memory.py", "--images", 300, 600, "--out", tmp_path)
+    record = json.loads((tmp_path / "memory.json").read_text())
+    assert [row["n_images"] for row in record["runs"]] == [300, 600]
+    assert all(record["imports_mib"] < row["peak_mib"] < record["bound_mib"] for row in record["runs"])
+    assert all(row["accuracy"] > 0.5 for row in record["runs"])
+    assert "| 600 |" in printed

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from prune_tool import defaults
 from prune_tool.cli.app import main
+from prune_tool.store.features import FeatureEntry
 from tests.cli.conftest import QUICK
+from tests.support import ask, ask_process
 
 INTERRUPTIBLE = """
 import signal
 from prune_tool.cli.app import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have had it ignored
 main()
+"""
+
+
+INTERRUPT_AFTER = """
+import os, signal
+from prune_tool import defaults
+from prune_tool.store.features import FeatureEntry
+defaults.SHARD_SIZE = {shard_size}
+write, written = FeatureEntry.write, []
+def write_and_interrupt(entry, shard, arrays):
+    write(entry, shard, arrays)
+    written.append(shard)
+    if len(written) == {n_shards}:
+        os.kill(os.getpid(), signal.SIGINT)
+FeatureEntry.write = write_and_interrupt
 """
 
 
@@ -43,6 +64,36 @@ def test_an_interrupt_is_status_130_and_says_how_to_go_on(convnet: str, images: 
     assert err.splitlines()[-1].startswith("prune-tool: interrupted. ")
     assert "Traceback" not in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_interrupted_extraction_says_what_is_kept_and_its_command_goes_on(
+    analyzed: Path, convnet: str, images: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = INTERRUPT_AFTER.format(n_shards=3, shard_size=16) + INTERRUPTIBLE
+    cache, runs = tmp_path / "a cache", tmp_path / "runs"
+    shutil.copytree(home / "cache" / "graphs", cache / "graphs")
+    monkeypatch.setenv("PRUNE_TOOL_CACHE", str(cache))
+    stopped = ask_process("analyze", convnet, images, *QUICK, "--runs", runs, program=program)
+    assert stopped.status == 130, stopped.err
+    message = stopped.err.splitlines()[-1]
+    assert "Features of 48 of 156 images at 64 px are kept" in message
+    assert "Traceback" not in stopped.err
+    assert not runs.exists()
+
+    def count(entry: FeatureEntry, shard: int, arrays: dict[str, np.ndarray]) -> None:
+        computed.append(shard)
+        write(entry, shard, arrays)
+
+    computed: list[int] = []
+    write = FeatureEntry.write
+    monkeypatch.setattr(FeatureEntry, "write", count)
+    monkeypatch.setattr(defaults, "SHARD_SIZE", 16)
+    name, *again = shlex.split(message.split("goes on from there: ")[1])
+    assert name == "prune-tool"
+    assert ask(*again).status == 0
+    assert computed == list(range(3, 10))
+    (run,) = runs.iterdir()
+    assert (run / "analysis.json").read_text() == (analyzed / "analysis.json").read_text()
 
 
 def test_a_reader_who_has_gone_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,10 @@ finally:
 """
 
 
-@pytest.mark.parametrize("args", [("--help",), *((command, "--help") for command in COMMANDS)], ids=" ".join)
+HELPED = [(), *((command,) for command in COMMANDS), ("cache",), ("cache", "ls"), ("cache", "rm")]
+
+
+@pytest.mark.parametrize("args", [(*command, "--help") for command in HELPED], ids=" ".join)
 def test_help_answers_at_once(args: tuple[str, ...]) -> None:
     answer = ask_process(*args, program=PROBE)
     assert answer.status == 0
@@ -34,7 +37,7 @@ def test_help_answers_at_once(args: tuple[str, ...]) -> None:
 def test_the_program_lists_every_command() -> None:
     listed = ask("--help").out
     assert COMMANDS == ["compress", "inspect", "analyze", "export", "bench", "env"]
-    assert all(f"│ {command} " in listed for command in COMMANDS)
+    assert all(f"│ {command} " in listed for command in (*COMMANDS, "cache"))
 
 
 def test_version() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from prune_tool import defaults
 from prune_tool.errors import BadImageError
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.extract import extract
-from prune_tool.pipeline.features import fit_data
-from prune_tool.pipeline.measure import columns, kept_outputs, prefix_subset, readings_of
+from prune_tool.pipeline.features import Features, fit_data
+from prune_tool.pipeline.measure import kept_outputs, prefix_subset, readings_of
 from prune_tool.pipeline.runs import read_analysis, read_candidates, read_record
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import COSTS, Cost, Request
 from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.subsets import draw_permutations
+from prune_tool.store.features import FeatureCache
 from prune_tool.surgery.slicing import slice_graph
 
 
@@ -70,12 +72,21 @@ def test_test_images_are_not_read(request_: Request, home: Path, monkeypatch: py
     assert recording.read_images == {*splits.train.tolist(), *splits.val.tolist()}
 
 
+@pytest.fixture
+def empty_cache(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureCache:
+    """A cache of the workspace's own that holds nothing yet."""
+    cache = FeatureCache(tmp_path / "cache")
+    monkeypatch.setitem(workspace.__dict__, "cache", cache)
+    return cache
+
+
 def test_features_do_not_depend_on_shards_batches_or_company(
-    workspace: Workspace, home: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: FeatureCache
 ) -> None:
     """Rows of an extraction equal those of an extraction of other images in another order of shards."""
     rows = workspace.splits.train[:23]
     together = extract(workspace, [workspace.native], rows)[0].read(["head"])["head"]
+    monkeypatch.setitem(workspace.__dict__, "cache", FeatureCache(tmp_path / "another"))
     monkeypatch.setattr("prune_tool.defaults.SHARD_SIZE", 5)
     monkeypatch.setitem(defaults.BATCH_SIZE, "cpu", 2)
     apart = extract(workspace, [workspace.native], rows[::-1].copy())[0].read(["head"])["head"][::-1]
@@ -98,13 +109,20 @@ def test_a_second_analysis_computes_only_what_is_new(
     assert again.candidates == analyzed.candidates
 
 
-def test_damaged_findings_are_measured_again(request_: Request, analyzed: Analyzed, home: Path) -> None:
-    for path in (home / "cache" / "findings").iterdir():
-        path.write_text(path.read_text()[:1000])
+@pytest.mark.parametrize("damage", [lambda text: text[:1000], lambda text: text.replace("0", "1", 1)])
+def test_damaged_findings_are_measured_again(
+    request_: Request, analyzed: Analyzed, home: Path, damage: Callable[[str], str]
+) -> None:
+    findings = [path for path in (home / "cache" / "findings").iterdir() if not path.name.endswith(".seal.json")]
+    assert findings
+    for path in findings:
+        path.write_text(damage(path.read_text()))
     assert analyze(Workspace(request_), runs=home / "runs").analysis == analyzed.analysis
 
 
-def test_extraction_goes_on_where_it_was_stopped(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extraction_goes_on_where_it_was_stopped(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: FeatureCache
+) -> None:
     """An extraction that dies half-way leaves whole shards, and the next one computes only the others."""
     monkeypatch.setattr("prune_tool.defaults.SHARD_SIZE", 8)
     rows = workspace.splits.val[::-1].copy()
@@ -125,6 +143,7 @@ def test_extraction_goes_on_where_it_was_stopped(workspace: Workspace, monkeypat
     monkeypatch.setitem(workspace.__dict__, "source", resumed)
     found = extract(workspace, [workspace.native], rows)[0].read(["head"])["head"]
     assert resumed.read_images == set(rows[16:].tolist())
+    monkeypatch.setitem(workspace.__dict__, "cache", FeatureCache(tmp_path / "another"))
     expected = extract(workspace, [workspace.native], workspace.splits.val)[0].read(["head"])["head"]
     np.testing.assert_allclose(found[::-1], expected, rtol=1e-4, atol=1e-5)
 
@@ -141,9 +160,9 @@ def test_the_swept_columns_are_what_the_sliced_network_puts_out(workspace: Works
     images = torch.from_numpy(parity_images(workspace, subject))
     sliced = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=8)
     rows = workspace.splits.val[: len(images)]
-    features = extract(workspace, [subject], rows)[0].read([tap.name for tap in subject.taps])
+    swept = Features(workspace, [subject], rows).columns(subject.input_size, subset, np.arange(len(rows)))
     with torch.no_grad():
-        np.testing.assert_allclose(sliced(images), columns(features.__getitem__, subset), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(sliced(images), swept, rtol=1e-3, atol=1e-4)
 
 
 def test_subsets_of_a_draw_are_nested_and_repeat(workspace: Workspace) -> None:
@@ -162,7 +181,8 @@ def test_sweep_on_real_features_equals_a_direct_solve(workspace: Workspace) -> N
     from prune_tool.redundancy.sweep import sweep
 
     data = fit_data(workspace)
-    X = data.features(workspace.native.input_size, "head").astype(np.float64)
+    width, rows = workspace.native.taps[-1].width, np.arange(len(data.labels))
+    X = data.features.columns(workspace.native.input_size, {"head": np.arange(width)}, rows).astype(np.float64)
     train, val, labels = X[data.train], X[data.val], data.labels
     accumulator = MomentsAccumulator(X.shape[1], 3)
     accumulator.update(train, labels[data.train])

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from prune_tool.errors import RunError
-from prune_tool.store.layout import RunFolder, create_run, newest_run, open_run
+from prune_tool.store.layout import RunFolder, create_free_run, create_run, free_name, newest_run, open_run
 
 
 def finish(run, seconds=0):
@@ -85,3 +85,18 @@ def test_where_there_are_no_runs_the_remedy_is_to_make_one(tmp_path):
     for lookup in (newest_run, open_run):
         with pytest.raises(RunError, match="Run `prune-tool analyze` first"):
             lookup(tmp_path / "none")
+
+
+def test_a_name_that_another_process_takes_first_is_not_the_end(tmp_path, monkeypatch):
+    assert create_free_run(tmp_path, "solar").name == "solar"
+    stale = iter(["solar"])  # free when it was looked up
+    monkeypatch.setattr(
+        "prune_tool.store.layout.free_name", lambda root, name: next(stale, None) or free_name(root, name)
+    )
+    assert create_free_run(tmp_path, "solar").name == "solar-2"
+
+
+def test_a_folder_of_runs_that_cannot_be_is_an_error_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="not a folder"):
+        create_free_run(tmp_path / "file", "solar")
