@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prune_tool import defaults
+from prune_tool.errors import CacheError
 from prune_tool.pipeline.entries import open_entries
 from prune_tool.pipeline.extract import extract
 from prune_tool.pipeline.workspace import Subject, Workspace
@@ -76,15 +78,15 @@ class Features:
             if (input_size, tap) in self._kept:
                 self._kept.move_to_end((input_size, tap))
         if absent := [tap for tap in keep if (input_size, tap) not in self._kept]:
-            self._keep(input_size, self._read(input_size, absent, None))
+            self._make_room(sum(4 * len(self._indices) * width[tap] for tap in absent))
+            self._kept |= {(input_size, tap): array for tap, array in self._read(input_size, absent, None).items()}
         found = {tap: self._kept[input_size, tap][rows] for tap in keep}
         rest = [tap for tap in taps if tap not in found]
         return found | (self._read(input_size, rest, rows) if rest else {})
 
-    def _keep(self, input_size: int, arrays: Mapping[str, Floats]) -> None:
-        for tap, array in arrays.items():
-            self._kept[input_size, tap] = array
-        while sum(array.nbytes for array in self._kept.values()) > defaults.FEATURE_BYTES:
+    def _make_room(self, n_bytes: int) -> None:
+        """Let go of what was not used for longest, until ``n_bytes`` more may be kept."""
+        while sum(array.nbytes for array in self._kept.values()) + n_bytes > defaults.FEATURE_BYTES:
             self._kept.popitem(last=False)
 
     def _read(self, input_size: int, taps: Collection[str], rows: Indices | None) -> dict[str, Floats]:
@@ -103,10 +105,11 @@ def _extracted(workspace: Workspace, subjects: Sequence[Subject], indices: Indic
     try:
         return extract(workspace, subjects, indices)
     except KeyboardInterrupt as interrupt:
-        for subject, entry in zip(subjects, open_entries(workspace, subjects, indices), strict=True):
-            n_kept = entry.n_images - sum(len(entry.rows(shard)) for shard in entry.missing())
-            n_all = f"{entry.n_images:,} images at {subject.input_size} px"
-            interrupt.add_note(f"Features of {n_kept:,} of {n_all} are kept")
+        with suppress(CacheError):
+            for subject, entry in zip(subjects, open_entries(workspace, subjects, indices), strict=True):
+                n_kept = entry.n_images - sum(len(entry.rows(shard)) for shard in entry.missing())
+                n_all = f"{entry.n_images:,} images at {subject.input_size} px"
+                interrupt.add_note(f"Features of {n_kept:,} of {n_all} are kept")
         raise
 
 
