@@ -1,9 +1,10 @@
-"""Images in one ``.npz`` file of plain arrays."""
+"""Images in one ``.npz`` file of plain arrays; where they are not compressed, they stay in the file until read."""
 
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,15 @@ class ArrayImages(LabelledImages):
     Attributes:
         pixels: (height, width) or (height, width, 1, 3 or 4) uint8 of each image.
         places: array and row of each image.
+        path: the file. It is opened anew in another process; without it, the pixels themselves travel.
     """
 
     pixels: tuple[NDArray[np.uint8], ...]
     places: tuple[tuple[str, int], ...]
+    path: Path | None = None
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return super().__reduce__() if self.path is None else (open_arrays, (self.path,))
 
     def describe(self, i: int) -> str:
         """File, array and row of image ``i``."""
@@ -73,6 +79,7 @@ def open_arrays(path: Path) -> ArrayImages:
         given_splits=tuple(split for (split, _, _), (x, _) in zip(parts, pairs, strict=True) for _ in x),
         pixels=tuple(image for x, _ in pairs for image in x),
         places=tuple((name, row) for (_, name, _), (x, _) in zip(parts, pairs, strict=True) for row in range(len(x))),
+        path=path.absolute(),
     )
 
 
@@ -83,7 +90,9 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = archive.files
-            arrays = {name: np.asarray(archive[name]) for name in names if name in KNOWN}
+            known = [name for name in names if name in KNOWN]
+            mapped = {name: _mapped(path, name) for name in known if name.startswith("x")}
+            arrays = {name: np.asarray(archive[name]) if (x := mapped.get(name)) is None else x for name in known}
     except Exception as error:  # a damaged archive raises anything
         found = f"it cannot be read ({error})"
         if "allow_pickle" in str(error):
@@ -92,6 +101,27 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     if not arrays:
         raise _refusal(path, f"the arrays {', '.join(names)}, none of a known name")
     return arrays
+
+
+def _mapped(path: Path, name: str) -> NDArray[np.uint8] | None:
+    """An array of bytes where it lies in the file, its checksum compared; None where it is compressed or no such."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            return None
+        with archive.open(member) as content:
+            if np.lib.format.read_magic(content) != (1, 0):
+                return None
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(content)
+            n_header = content.tell()
+            while content.read(2**20):  # to the end, where zipfile compares the checksum
+                pass
+        file.seek(member.header_offset + 26)  # of the local header: the lengths of what stands before the content
+        start = member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + n_header
+    if dtype != np.uint8 or 0 in shape:
+        return None
+    order: Literal["C", "F"] = "F" if is_fortran else "C"
+    return np.asarray(np.memmap(path, np.uint8, mode="r", offset=start, shape=shape, order=order))
 
 
 def _pair(path: Path, arrays: dict[str, NDArray[Any]], x: str, y: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:

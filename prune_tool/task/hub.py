@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_tool.errors import DataError
+from prune_tool.records import Split
 from prune_tool.task.decode import bad_image
 from prune_tool.task.extras import need
 from prune_tool.task.labelled import EncodedImages
@@ -73,7 +74,7 @@ def open_hub(name: str) -> HubImages:
         found = f"the columns {few([*features])}, and no {lacking} among them"
         raise DataError(asked=asked, found=found, remedy=REMEDY)
     column = [value for part in splits.values() for value in part.select_columns([label])[:][label]]
-    given = [SPLIT_NAMES.get(split.lower()) for split, part in splits.items() for _ in range(len(part))]
+    given = _given(splits)
     places = np.array([(part, row) for part, each in enumerate(splits.values()) for row in range(len(each))], np.int64)
     try:
         values = plain(column)
@@ -124,6 +125,14 @@ def _usable(splits: Mapping[str, Any]) -> Mapping[str, Any]:
     """The splits that mean train, val or test; all of them where no train is among them."""
     known = {name: part for name, part in splits.items() if name.lower() in SPLIT_NAMES}
     return known if "train" in map(str.lower, known) else splits
+
+
+def _given(splits: Mapping[str, Any]) -> list[Split | None]:
+    """The split of each row. Names count only where train is among them: a data set's only part is no test set."""
+    said = {name: SPLIT_NAMES.get(name.lower()) for name in splits}
+    if "train" not in said.values():
+        said = dict.fromkeys(said)
+    return [said[name] for name, part in splits.items() for _ in range(len(part))]
 
 
 def _is_encoded(kind: Any) -> bool:

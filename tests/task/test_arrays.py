@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 
@@ -86,6 +88,27 @@ def test_arrays_that_do_not_fit_say_how_and_what_works_does(save, arrays, found)
     code = caught.value.remedy.split(" works")[0]
     eval(code, {"np": np}, {"path": path, "images": RGB, "labels": LABELS})
     assert len(open_arrays(path)) == 4
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_pixels_stay_in_the_file_where_they_are_not_compressed_and_another_process_opens_it(tmp_path, write, order):
+    write(tmp_path / "data.npz", notes=np.arange(3), x=np.asarray(RGB, order=order), y=LABELS)
+    source = open_arrays(tmp_path / "data.npz")
+    base = source.pixels[0]
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap) == (write is np.savez)
+    np.testing.assert_array_equal(np.stack(source.pixels), RGB)
+    sent = pickle.dumps(source)
+    assert len(sent) < 500
+    assert pickle.loads(sent).content_hashes() == source.content_hashes()
+
+
+def test_arrays_without_a_file_travel_themselves(make_source):
+    source = make_source([0, 1, 0, 1])
+    again = pickle.loads(pickle.dumps(source))
+    assert again.content_hashes() == source.content_hashes()
 
 
 def test_a_file_that_is_no_archive_or_a_damaged_one_says_so(save):

@@ -91,6 +91,13 @@ def test_splits_of_other_names_stand_back_and_one_without_labels_is_left_out(tmp
     assert open_images(str(tmp_path / "set")).given_splits == ("train",) * 4 + ("val",) * 4
 
 
+def test_the_only_part_is_no_test_set(tmp_path: Path) -> None:
+    kind = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    part = datasets.Dataset.from_dict({"image": IMAGES, "label": [0, 1, 0, 1]}, features=kind)
+    datasets.DatasetDict({"test": part}).save_to_disk(tmp_path / "set")
+    assert open_images(str(tmp_path / "set")).given_splits == (None,) * 4
+
+
 @pytest.mark.parametrize(
     ("features", "columns", "found"),
     [
