@@ -19,6 +19,7 @@ def command(
     modules: options.Modules = None,
     round_to: options.RoundTo = options.ROUND_TO,
     max_class_drop: options.MaxClassDrop = None,
+    probabilities: options.Probabilities = False,
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
     json: options.Json = False,
@@ -52,7 +53,9 @@ def command(
     with watching(quiet=quiet) as progress:
         workspace = Workspace(request, progress)
         analyzed = analyze(workspace, runs=runs, name=name)
-        exported = export(workspace, analyzed.run, budget=loss, confidence=confidence, taps=taps)
+        exported = export(
+            workspace, analyzed.run, budget=loss, confidence=confidence, taps=taps, probabilities=probabilities
+        )
         with progress.stage("timing both files"):
             timed = bench(analyzed.run)
     tables = [

@@ -9,6 +9,7 @@ def command(
     taps: options.Taps = "all",
     confidence: options.Confidence = options.CONFIDENCE,
     max_class_drop: options.MaxClassDrop = None,
+    probabilities: options.Probabilities = False,
     runs: options.Runs = options.RUNS,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -29,6 +30,6 @@ def command(
     with watching(quiet=quiet) as progress:
         record = read_record(folder)
         workspace = Workspace(record.request, progress)
-        exported = export(workspace, folder, budget=loss, confidence=confidence, taps=taps)
+        exported = export(workspace, folder, budget=loss, confidence=confidence, taps=taps, probabilities=probabilities)
     show(exported, export_tables(exported, read_analysis(folder), record.classes, folder), as_json=json)
     pass_gates(exported, record.classes, most)

@@ -66,11 +66,15 @@ MaxClassDrop = Annotated[
     str | None,
     typer.Option("--max-class-drop", help="Exit 1 if a class loses more points: 10pp.", show_default=False),
 ]
+Probabilities = Annotated[bool, typer.Option("--probabilities", help="Add an output: the softmax of the logits.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
 Run = Annotated[
     Path | None, typer.Argument(metavar="RUN", help="Run folder; the newest if absent.", show_default=False)
 ]
+File = Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Run folder or ONNX file.", show_default=False)]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files, or folders of them.")]
+Top = Annotated[int, typer.Option("--top", min=1, help="Classes named for each picture.")]
 Budget = Annotated[str, typer.Option("--budget", help="Accuracy that may be lost: 0.05 (of the full) or 5pp (points).")]
 Taps = Annotated[
     str, typer.Option("--taps", help="Taps that may be read: `all`, `last` (penultimate layer) or names with commas.")

@@ -130,6 +130,8 @@ def describe_preprocessing(preprocessing: Preprocessing) -> dict[str, str]:
                 "interpolation": preprocessing.interpolation,
                 "crop_pct": preprocessing.crop_pct,
                 "crop_mode": preprocessing.crop_mode,
+                "mean": preprocessing.mean,
+                "std": preprocessing.std,
             }
         ),
     }

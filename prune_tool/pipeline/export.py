@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_tool import defaults
+from prune_tool.deploy.onnx_file import add_probabilities, update_metadata
 from prune_tool.deploy.session import open_session
 from prune_tool.deploy.verify import Parity, predict
 from prune_tool.errors import UsageError
@@ -24,6 +25,7 @@ from prune_tool.frontier.choice import safe_to_cheap, smallest_size, within_budg
 from prune_tool.pipeline.analyze import measure_full, probe_front
 from prune_tool.pipeline.build import Built, build, build_full
 from prune_tool.pipeline.decode import images_of
+from prune_tool.pipeline.entries import full_entries, shipped_entries, source_entries
 from prune_tool.pipeline.features import FitData, Indices, features_of, fit_data
 from prune_tool.pipeline.measure import columns
 from prune_tool.pipeline.probing import fit_probe, probe_candidate, subset_of
@@ -67,6 +69,7 @@ def export(
     budget: Budget,
     confidence: float = defaults.CONFIDENCE,
     taps: str | None = None,
+    probabilities: bool = False,
 ) -> Exported:
     """Write the cheapest network of a run that keeps accuracy within the budget.
 
@@ -76,6 +79,7 @@ def export(
         budget: the loss allowed, relative to the full backbone.
         confidence: one-sided, of the certificate.
         taps: ``None`` for all, ``last`` for the penultimate layer alone, or names separated by commas.
+        probabilities: give the file a second output, the softmax of ``logits``.
 
     Returns:
         What was written. Where no candidate could be certified it is the cheapest that meets the budget on the
@@ -92,6 +96,7 @@ def export(
     data = fit_data(workspace)
     order = _candidates_to_test(workspace, run, analysis, data, budget, allowed)
     full_parity = build_full(workspace, run, measure_full(workspace, data)[1])
+    update_metadata(run.full, full_entries(record, analysis))
     labels = workspace.source.labels[workspace.splits.test]
     full = predict_on_test(workspace, workspace.native, run.full, "testing the full backbone")
 
@@ -104,16 +109,19 @@ def export(
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".partial-") as scratch:
         folder = RunFolder(Path(scratch))
         built = build(workspace, data, analysis, shipped, folder, _metadata(record, analysis, budget))
+        if probabilities:
+            add_probabilities(folder.model)
         subject = workspace.subject(built.reading.input_size)
         kept = predict_on_test(workspace, subject, folder.model, "testing the file")
         certificate = certify(drop(kept), after_failure=sequence.n_passed == 0)
+        n_bytes = update_metadata(folder.model, shipped_entries(certificate, built.candidate))
         _move(folder, run)
     exported = Exported(
         sentence=certificate.sentence(),
         certificate=certificate,
         tested=tuple(zip(order, sequence.tests, strict=False)),
         fairness=compare_classes(labels, full, kept, data.n_classes),
-        built=built,
+        built=replace(built, n_bytes=n_bytes),
         full_parity=full_parity,
         model_sha256=file_fingerprint(run.model),
     )
@@ -213,12 +221,7 @@ def _allowed(taps: str | None, analysis: Analysis) -> frozenset[str] | None:
 
 
 def _metadata(record: RunRecord, analysis: Analysis, budget: Budget) -> dict[str, str]:
-    return {
-        "prune_tool.version": record.versions["prune-tool"],
-        "prune_tool.model": record.model,
-        "prune_tool.model_fingerprint": record.model_fingerprint,
-        "prune_tool.data": record.data,
-        "prune_tool.data_fingerprint": record.data_fingerprint,
+    return source_entries(record) | {
         "prune_tool.budget": str(budget),
         "prune_tool.seed": str(record.request.seed),
         "prune_tool.full_macs": str(analysis.full.macs),
