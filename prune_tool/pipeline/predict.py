@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,12 @@ def predict(place: Path, images: Sequence[Path], *, top: int = 5, progress: Prog
 def _files(images: Sequence[Path]) -> Iterator[Path]:
     """The pictures named; a folder without any stands for itself, to be reported."""
     for path in images:
-        yield from images_below(path) if path.is_dir() else [path]
+        yield from (path.is_dir() and images_below(path)) or [path]
 
 
 def _read(path: Path) -> Image.Image:
+    if path.is_dir():
+        raise bad_image(str(path), "a folder without images")
     try:
         encoded = path.read_bytes()
     except OSError as error:
@@ -110,32 +112,31 @@ def _read(path: Path) -> Image.Image:
 def _recipe(file: Description) -> tuple[list[str], Callable[[Image.Image], Pixels]]:
     """Class names, and the function that makes of a picture what the file takes, without the batch axis."""
     said = file.metadata
-    lacking = [name for name in ("classes", "preprocessing") if name not in said]
-    if lacking:
+    inside = said.get("preprocess", "normalize")
+    recipe: dict[str, Any] = json.loads(said.get("preprocessing", "{}"))
+    lacking = [] if inside == "graph" else [field.name for field in fields(Preprocessing) if field.name not in recipe]
+    if "classes" not in said or lacking or inside not in {"normalize", "graph", "none"}:
+        what = ", ".join(["classes"] * ("classes" not in said) + lacking) or f"how to prepare images ({inside})"
         raise RunError(
             asked=f"classify images with {file.path}",
-            found=f"its metadata do not state {' and '.join(lacking)}",
+            found=f"its metadata do not state {what}",
             remedy="Give a file that `prune-tool export` wrote, or its run",
         )
     classes: list[str] = json.loads(said["classes"])
-    recipe: dict[str, Any] = json.loads(said["preprocessing"])
-    return classes, _preparation(said.get("preprocess", "normalize"), Preprocessing(**recipe))
-
-
-def _preparation(inside: str, recipe: Preprocessing) -> Callable[[Image.Image], Pixels]:
-    """What is left to do outside, where the file does ``inside`` (``normalize``, ``graph`` or ``none``) itself.
-
-    ``graph``: nothing, (h, w, 3) uint8. Otherwise resize and crop to (3, size, size) float32 in [0, 1], and for
-    ``none`` normalise.
-    """
     if inside == "graph":
-        return lambda image: np.asarray(image, dtype=np.uint8)
+        return classes, lambda image: np.asarray(image, dtype=np.uint8)
+    known = {field.name: recipe[field.name] for field in fields(Preprocessing)}
+    return classes, _preparation(Preprocessing(**known), normalise=inside == "none")
+
+
+def _preparation(recipe: Preprocessing, *, normalise: bool) -> Callable[[Image.Image], Pixels]:
+    """Resize and crop to (3, size, size) float32 in [0, 1], and where the file does not do it itself, normalise."""
     geometry = pixel_transform(recipe)
     mean, std = (np.array(each, dtype=np.float32) for each in (recipe.mean, recipe.std))
 
     def prepare(image: Image.Image) -> Pixels:
         pixels = geometry(image).astype(np.float32) / 255
-        return ((pixels - mean) / std if inside == "none" else pixels).transpose(2, 0, 1)
+        return ((pixels - mean) / std if normalise else pixels).transpose(2, 0, 1)
 
     return prepare
 
