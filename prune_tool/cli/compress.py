@@ -48,7 +48,8 @@ def command(
     from prune_tool.pipeline.bench import bench
     from prune_tool.pipeline.export import export
     from prune_tool.pipeline.workspace import Workspace
-    from prune_tool.report.tables import analysis_tables, bench_tables, export_tables
+    from prune_tool.report.bench import bench_tables
+    from prune_tool.report.tables import analysis_tables, export_tables
 
     with watching(quiet=quiet) as progress:
         workspace = Workspace(request, progress)
@@ -56,7 +57,7 @@ def command(
         exported = export(
             workspace, analyzed.run, budget=loss, confidence=confidence, taps=taps, probabilities=probabilities
         )
-        with progress.stage("timing both files"):
+        with progress.stage("timing the files"):
             timed = bench(analyzed.run)
     tables = [
         *analysis_tables(analyzed),

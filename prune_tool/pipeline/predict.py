@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import softmax
 
-from prune_tool.deploy.bench import ELEMENT_TYPES
+from prune_tool.deploy.bound import ELEMENT_TYPES
 from prune_tool.deploy.description import Description
 from prune_tool.deploy.session import open_session
 from prune_tool.deploy.verify import predict as run_file

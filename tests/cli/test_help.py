@@ -42,7 +42,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("nonsense",), ("analyze", "--nonsense"), ("bench", "--threads", "0"), ("analyze", "a", "b", "c")]
+    "args", [("nonsense",), ("analyze", "--nonsense"), ("bench", "--seconds", "0"), ("analyze", "a", "b", "c")]
 )
 def test_wrong_usage_is_status_2_and_says_where_help_is(args: tuple[str, ...]) -> None:
     answer = ask(*args)

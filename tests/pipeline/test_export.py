@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import prune_tool
+from prune_tool.deploy.bench import Conditions
 from prune_tool.errors import BudgetError, RunError, UsageError
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.build import parity_images
@@ -145,7 +146,7 @@ def test_a_run_whose_images_changed_is_refused(workspace: Workspace, analyzed: A
 
 
 def test_bench_times_both_files(analyzed: Analyzed, exported: Exported) -> None:
-    result = prune_tool.bench(analyzed.run, batch_sizes=(1,), seconds=0.5, n_threads=1)
+    result = prune_tool.bench(analyzed.run, Conditions(threads=(1,), seconds=0.5))
     assert {timing.contender for timing in result.timings} == {"full", "kept"}
     assert json.loads(analyzed.run.bench.read_text())["timings"]
 
