@@ -15,7 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from prune_tool.cli import analyze, bench, compress, env, export, inspect, predict, show
+from prune_tool.cli import analyze, bench, compress, env, export, inspect, predict, push, show
 from prune_tool.errors import PruneToolError
 
 INTERRUPTED, UNREAD = 130, 141
@@ -73,6 +73,7 @@ app.command("export")(export.command)
 app.command("bench")(bench.command)
 app.command("predict")(predict.command)
 app.command("show")(show.command)
+app.command("push")(push.command)
 app.command("env")(env.command)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from prune_tool.deploy.bench import BenchResult, Conditions
 from prune_tool.deploy.bench import bench as time_files
 from prune_tool.errors import GateError, RunError
+from prune_tool.pipeline.card import write_card
 from prune_tool.store.atomic import write_json
 from prune_tool.store.layout import RunFolder
 
@@ -19,7 +20,7 @@ CONDITIONS = Conditions(batch_sizes=(1, 16), n_starts=3)
 
 
 def bench(run: RunFolder, conditions: Conditions = CONDITIONS, *, against: Sequence[Path] = ()) -> BenchResult:
-    """Time the files of an exported run, interleaved, and write ``bench.json``.
+    """Time the files of an exported run, interleaved, write ``bench.json`` and put it on the model card.
 
     Args:
         run: with ``model.onnx`` and ``full.onnx``; ``full-int8.onnx`` joins in where it is there.
@@ -44,6 +45,8 @@ def bench(run: RunFolder, conditions: Conditions = CONDITIONS, *, against: Seque
         contenders[_free_name(path.stem, contenders)] = path
     result = time_files(contenders, conditions)
     write_json(run.bench, result)
+    if run.certificate.is_file():
+        write_card(run, result)
     return result
 
 

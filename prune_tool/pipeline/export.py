@@ -24,6 +24,7 @@ from prune_tool.frontier.certificate import Certificate, DropTest, certify, fixe
 from prune_tool.frontier.choice import safe_to_cheap, smallest_size, within_budget
 from prune_tool.pipeline.analyze import measure_full, probe_front
 from prune_tool.pipeline.build import Built, build, build_full
+from prune_tool.pipeline.card import write_card
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.entries import full_entries, shipped_entries, source_entries
 from prune_tool.pipeline.features import FitData, Indices, features_of, fit_data
@@ -126,6 +127,7 @@ def export(
         model_sha256=file_fingerprint(run.model),
     )
     write_json(run.certificate, exported)
+    write_card(run)
     return exported
 
 
@@ -198,8 +200,9 @@ def _candidates_to_test(
 
 
 def _move(source: RunFolder, run: RunFolder) -> None:
-    """Move the shipped files into the run folder, where no certificate may speak of others meanwhile."""
-    run.certificate.unlink(missing_ok=True)
+    """Move the shipped files into the run folder, where nothing that speaks of others may stay."""
+    for stale in (run.certificate, run.model_card, run.bench):
+        stale.unlink(missing_ok=True)
     source.model.replace(run.model)
     source.program.replace(run.program)
     source.labels.replace(run.labels)

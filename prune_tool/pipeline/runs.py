@@ -135,29 +135,29 @@ def write_run(run: RunFolder, record: RunRecord, findings: Findings) -> None:
 
 def read_findings(path: Path) -> Findings:
     """Findings from the cache. Raises ``RunError`` where they are damaged."""
-    findings: Findings = _read(Findings, path)
+    findings: Findings = read_typed(Findings, path)
     return findings
 
 
 def read_record(run: RunFolder) -> RunRecord:
     """``run.json``. Raises ``RunError`` where it is damaged or of another version."""
-    record: RunRecord = _read(RunRecord, run.run)
+    record: RunRecord = read_typed(RunRecord, run.run)
     return record
 
 
 def read_analysis(run: RunFolder) -> Analysis:
     """``analysis.json``, checked."""
-    analysis: Analysis = _read(Analysis, run.analysis)
+    analysis: Analysis = read_typed(Analysis, run.analysis)
     return analysis
 
 
 def read_candidates(run: RunFolder) -> tuple[Candidate, ...]:
     """``frontier.json``, checked."""
-    candidates: tuple[Candidate, ...] = _read(tuple[Candidate, ...], run.frontier)
+    candidates: tuple[Candidate, ...] = read_typed(tuple[Candidate, ...], run.frontier)
     return candidates
 
 
-def _read(kind: Any, path: Path) -> Any:
+def read_typed(kind: Any, path: Path) -> Any:
     """Read a record back.
 
     Raises:

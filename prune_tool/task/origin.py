@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported by name
 from timm.models import get_pretrained_cfg
 
 DATA_SCHEME = "hfds/"
@@ -27,12 +28,17 @@ def hub_dataset(data: str | None) -> str | None:
     return _repository(data.removeprefix(DATA_SCHEME)) if data and data.startswith(DATA_SCHEME) else None
 
 
+def why_no_repository(name: str) -> str | None:
+    """What keeps ``name`` from naming a repository of the Hub; None where nothing does."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        return str(error).splitlines()[0].rstrip(".")
+    return None
+
+
 def _repository(name: str) -> str | None:
     """The name without revision or configuration; None where it is no name of a repository."""
     for mark in "@:?#":
         name = name.partition(mark)[0]
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
+    return name if why_no_repository(name) is None else None
