@@ -16,13 +16,12 @@ from PIL import Image
 
 import prune_tool
 from prune_tool.deploy.onnx_file import update_metadata
-from prune_tool.deploy.seal import seal
 from prune_tool.errors import RunError
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.export import Exported
 from prune_tool.pipeline.predict import predict
 from prune_tool.task.backbone import Preprocessing, pixel_transform
-from tests.support import CLASSES, texture
+from tests.support import CLASSES, texture, write_colour_classifier
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "onnxruntime_predict.py"
 RECIPE = "prune_tool.preprocessing"
@@ -95,30 +94,10 @@ def test_the_script_is_short_and_needs_no_prune_tool() -> None:
     assert "import prune_tool" not in SCRIPT.read_text()
 
 
-def write_of_any_size(path: Path, said: dict[str, str], *, kind: int, shape: list[str | int]) -> Path:
-    """Means of the colour channels as logits, of images (batch, h, w, 3) or (batch, 3, h, w)."""
-    axes = [i for i in (1, 2, 3) if shape[i] != 3]
-    nodes = [
-        helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["x", "axes"], ["logits"], keepdims=0),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "mean",
-        [helper.make_tensor_value_info("images", kind, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        [helper.make_tensor("axes", TensorProto.INT64, [2], axes)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    seal(model, {"prune_tool.classes": json.dumps(["red", "green", "blue"]), **said})
-    onnx.save(model, path)
-    return path
-
-
 def test_a_file_with_the_recipe_inside_gets_bytes_of_any_size(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_of_any_size(
+    path = write_colour_classifier(
         tmp_path / "graph.onnx",
         {"prune_tool.preprocess": "graph"},
         kind=TensorProto.UINT8,
@@ -137,7 +116,7 @@ def test_what_the_file_does_not_do_itself_is_done(inside: str, kind: int, photo:
         input_size=32, interpolation="bicubic", crop_pct=0.9, crop_mode="center", mean=(0.5, 0.4, 0.3), std=(0.2,) * 3
     )
     said = {"prune_tool.preprocess": inside, RECIPE: json.dumps({f: getattr(recipe, f) for f in recipe.__slots__})}
-    path = write_of_any_size(tmp_path / "file.onnx", said, kind=kind, shape=["batch", 3, 32, 32])
+    path = write_colour_classifier(tmp_path / "file.onnx", said, kind=kind, shape=["batch", 3, 32, 32])
     with Image.open(photo) as image:
         pixels = pixel_transform(recipe)(image.transpose(Image.Transpose.ROTATE_270)) / 255
     expected = (pixels.mean(axis=(0, 1)) - recipe.mean) / 0.2 if inside == "none" else pixels.mean(axis=(0, 1))
