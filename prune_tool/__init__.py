@@ -9,18 +9,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prune_tool.deploy.bench import Conditions
     from prune_tool.errors import PruneToolError
     from prune_tool.pipeline.analyze import analyze
     from prune_tool.pipeline.bench import bench
     from prune_tool.pipeline.export import export
     from prune_tool.pipeline.load import load
+    from prune_tool.pipeline.predict import predict
     from prune_tool.pipeline.workspace import Workspace
     from prune_tool.records import Budget, Request
 
-__all__ = ["Budget", "PruneToolError", "Request", "Workspace", "analyze", "bench", "export", "load"]
+__all__ = [
+    "Budget",
+    "Conditions",
+    "PruneToolError",
+    "Request",
+    "Workspace",
+    "analyze",
+    "bench",
+    "export",
+    "load",
+    "predict",
+]
 
 _HOMES = {
     "Budget": "prune_tool.records",
+    "Conditions": "prune_tool.deploy.bench",
     "PruneToolError": "prune_tool.errors",
     "Request": "prune_tool.records",
     "Workspace": "prune_tool.pipeline.workspace",
@@ -28,6 +42,7 @@ _HOMES = {
     "bench": "prune_tool.pipeline.bench",
     "export": "prune_tool.pipeline.export",
     "load": "prune_tool.pipeline.load",
+    "predict": "prune_tool.pipeline.predict",
 }
 
 

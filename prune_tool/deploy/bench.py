@@ -148,12 +148,15 @@ def bench(contenders: Mapping[str, Path], conditions: Conditions | None = None) 
             remedy="Give at least one file and batch sizes from 1",
         )
     hardware, events = read_hardware(), throttle_events()
-    described = _describe(contenders, under)
+    files = _open(contenders, under, under.threads[0])
+    described = _describe(files, under)
     rng = np.random.default_rng(under.seed)
     timings: list[Timing] = []
     for n_threads in under.threads:
+        if n_threads != under.threads[0] and not under.isolated:
+            files = _open(contenders, under, n_threads)
         for batch_size in under.batch_sizes:
-            with _turns(contenders, under, n_threads, batch_size) as turns:
+            with _turns(files, under, n_threads, batch_size) as turns:
                 latencies = interleave(turns, seconds=under.seconds, rng=rng)
             reference = next(iter(latencies.values()))
             timings += [
@@ -178,15 +181,21 @@ def measure_starts(orders: Mapping[str, Order], n_starts: int) -> dict[str, list
     return starts
 
 
-def _describe(contenders: Mapping[str, Path], under: Conditions) -> tuple[Contender, ...]:
-    """Open each file once at every batch size, so that what cannot be timed is known before anything is timed."""
+def _open(contenders: Mapping[str, Path], under: Conditions, n_threads: int | None) -> dict[str, BoundFile]:
+    """Open each file once for all batch sizes: some providers compile it then, which takes minutes."""
+    return {
+        name: BoundFile(path, provider=under.provider, n_threads=n_threads, image_size=under.image_size)
+        for name, path in contenders.items()
+    }
+
+
+def _describe(files: Mapping[str, BoundFile], under: Conditions) -> tuple[Contender, ...]:
+    """What each file is; binds it at every batch size, so that what cannot be timed is known before anything is."""
     rng = np.random.default_rng(under.seed)
-    files = {}
-    for name, path in contenders.items():
-        files[name] = BoundFile(path, provider=under.provider, n_threads=1, image_size=under.image_size)
+    for file in files.values():
         for batch_size in under.batch_sizes:
-            files[name].bind(batch_size, rng)
-    orders = {name: _order(path, under, under.threads[0], under.batch_sizes[0]) for name, path in contenders.items()}
+            file.bind(batch_size, rng)
+    orders = {name: _order(file.path, under, under.threads[0], under.batch_sizes[0]) for name, file in files.items()}
     starts = measure_starts(orders, under.n_starts)
     return tuple(
         Contender(
@@ -205,17 +214,17 @@ def _describe(contenders: Mapping[str, Path], under: Conditions) -> tuple[Conten
 
 @contextmanager
 def _turns(
-    contenders: Mapping[str, Path], under: Conditions, n_threads: int | None, batch_size: int
+    files: Mapping[str, BoundFile], under: Conditions, n_threads: int | None, batch_size: int
 ) -> Iterator[dict[str, Turn]]:
     """What takes a turn for each contender: here, or in a process of its own."""
     turns: dict[str, Turn] = {}
     rng = np.random.default_rng(under.seed)
     with ExitStack() as workers:
-        for name, path in contenders.items():
+        for name, file in files.items():
             if under.isolated:
-                turns[name] = workers.enter_context(Isolated(_order(path, under, n_threads, batch_size))).turn
+                order = _order(file.path, under, n_threads, batch_size)
+                turns[name] = workers.enter_context(Isolated(order)).turn
             else:
-                file = BoundFile(path, provider=under.provider, n_threads=n_threads, image_size=under.image_size)
                 turns[name] = partial(take_turn, partial(file.run, file.bind(batch_size, rng)))
         yield turns
 

@@ -88,7 +88,7 @@ def write_card(run: RunFolder, bench: BenchResult | None = None) -> None:
     Raises:
         RunError: the run is damaged or cannot be written.
     """
-    record, proof = read_record(run), read_typed(Proof, run.certificate)
+    record, proof = read_record(run), read_typed(Proof, run.certificate, command="export")
     text = "\n\n".join(_parts(record, read_analysis(run), proof, read_metadata(run.model), bench))
     try:
         with replacing(run.model_card) as partial:

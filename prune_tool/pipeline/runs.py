@@ -157,8 +157,8 @@ def read_candidates(run: RunFolder) -> tuple[Candidate, ...]:
     return candidates
 
 
-def read_typed(kind: Any, path: Path) -> Any:
-    """Read a record back.
+def read_typed(kind: Any, path: Path, *, command: str = "analyze") -> Any:
+    """Read back a record that ``command`` wrote.
 
     Raises:
         RunError: there is no such file, or it does not hold what this version writes there.
@@ -171,7 +171,7 @@ def read_typed(kind: Any, path: Path) -> Any:
         raise RunError(
             asked=f"read {path}",
             found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-            remedy="Run `prune-tool analyze` again with this version",
+            remedy=f"Run `prune-tool {command}` again with this version",
         ) from error
 
 

@@ -32,6 +32,17 @@ def test_other_files_and_int8_stand_in_the_same_table(exported: Path, tmp_path: 
     assert "governor" in shown.out
 
 
+def test_a_damaged_certificate_is_named_and_what_was_measured_kept(exported: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(exported, run)
+    (run / "bench.json").unlink(missing_ok=True)
+    (run / "certificate.json").write_text("{}")
+    answer = ask("bench", run, *QUICK)
+    assert answer.status == 2
+    assert "Run `prune-tool export` again" in answer.err
+    assert json.loads((run / "bench.json").read_text())["timings"]
+
+
 def test_starts_in_fresh_processes_are_shown(exported: Path) -> None:
     answer = ask("bench", exported, *QUICK, "--starts", "1", "--isolated", "--json")
     printed = json.loads(answer.out)

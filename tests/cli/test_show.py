@@ -76,6 +76,8 @@ def test_a_run_whose_file_is_not_the_certified_one_is_refused(exported: Path, tm
     answer = ask("show", run)
     assert answer.status == 2
     assert "speaks of another file" in answer.err
+    (run / "certificate.json").write_text("[]")
+    assert "speaks of another file" in ask("show", run).err
 
 
 def test_a_run_without_a_file_says_what_to_do(analyzed: Path, tmp_path: Path) -> None:
