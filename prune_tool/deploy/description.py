@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from prune_tool.deploy.seal import PREFIX, metadata_of, opsets, require_sound
+from prune_tool.deploy.seal import PREFIX, as_text, metadata_of, opsets, require_sound
 from prune_tool.errors import RunError
 from prune_tool.store.fingerprint import file_fingerprint
 
@@ -83,7 +83,7 @@ def describe_file(path: Path) -> Description:
         sealed=sealed,
         metadata={name.removeprefix(PREFIX): value for name, value in metadata.items() if name.startswith(PREFIX)},
         other_metadata={name: value for name, value in metadata.items() if not name.startswith(PREFIX)},
-        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        producer=f"{as_text(model.producer_name)} {as_text(model.producer_version)}".strip(),
         opsets=opsets(model),
         inputs=tuple(_port(entry) for entry in model.graph.input if entry.name not in weights),
         outputs=tuple(map(_port, model.graph.output)),
@@ -134,11 +134,13 @@ def _require_valid(path: Path) -> None:
 def _port(entry: onnx.ValueInfoProto) -> Port:
     kind = entry.type.WhichOneof("value") or "unknown"
     if kind != "tensor_type":
-        return Port(name=entry.name, type=kind.removesuffix("_type"), shape=None)
+        return Port(name=as_text(entry.name), type=kind.removesuffix("_type"), shape=None)
     tensor = entry.type.tensor_type
-    shape = (axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in tensor.shape.dim)
+    shape = (
+        axis.dim_value if axis.HasField("dim_value") else as_text(axis.dim_param) or None for axis in tensor.shape.dim
+    )
     return Port(
-        name=entry.name,
+        name=as_text(entry.name),
         type=onnx.TensorProto.DataType.Name(tensor.elem_type).lower(),
         shape=tuple(shape),
     )
@@ -149,7 +151,7 @@ def _count(model: onnx.ModelProto) -> Counter[str]:
     todo: list[Iterable[onnx.NodeProto]] = [model.graph.node, *(function.node for function in model.functions)]
     while todo:
         for node in todo.pop():
-            counts[f"{node.domain}.{node.op_type}" if node.domain else node.op_type] += 1
+            counts[f"{as_text(node.domain)}.{as_text(node.op_type)}".removeprefix(".")] += 1
             for attribute in node.attribute:
                 todo += [graph.node for graph in [attribute.g, *attribute.graphs] if graph.node]
     return counts

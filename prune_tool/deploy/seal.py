@@ -51,7 +51,12 @@ def require_sound(model: onnx.ModelProto, named: str) -> bool:
 
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
     """All entries of ``metadata_props``."""
-    return {entry.key: entry.value for entry in model.metadata_props}
+    return {as_text(entry.key): as_text(entry.value) for entry in model.metadata_props}
+
+
+def as_text(field: str | bytes) -> str:
+    """A string field of a model. Protobuf gives its bytes where they are no UTF-8, as after a bit has flipped."""
+    return field if isinstance(field, str) else field.decode("utf-8", "replace")
 
 
 def opsets(model: onnx.ModelProto) -> dict[str, int]:
