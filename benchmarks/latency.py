@@ -14,7 +14,7 @@ import _record
 import numpy as np
 
 from prune_tool import defaults
-from prune_tool.deploy.bench import bench
+from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.pipeline.workspace import Subject, open_subject
 from prune_tool.redundancy.subsets import draw_permutations
@@ -63,7 +63,7 @@ def main() -> None:
             write(subject, last, 1.0, paths["full"])
             macs = {"head": write(subject, last, SHARE, paths["head"])}
             macs["middle"] = write(subject, middle, SHARE, paths["middle"])
-            timings = {t.contender: t for t in bench(paths, n_threads=1, seconds=seconds).timings}
+            timings = {t.contender: t for t in bench(paths, Conditions(threads=(1,), seconds=seconds)).timings}
         row = {
             "model": model,
             "tap": subject.taps[middle].name,

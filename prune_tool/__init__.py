@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prune_tool.deploy.bench import Conditions
     from prune_tool.errors import PruneToolError
     from prune_tool.pipeline.analyze import analyze
     from prune_tool.pipeline.bench import bench
     from prune_tool.pipeline.export import export
     from prune_tool.pipeline.load import load
     from prune_tool.pipeline.module import from_module
+    from prune_tool.pipeline.predict import predict
     from prune_tool.pipeline.workspace import Workspace
     from prune_tool.records import Budget, PreprocessingChange, Request
     from prune_tool.task.pooling import Pooling
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "Conditions",
     "Pooling",
     "Preprocessing",
     "PreprocessingChange",
@@ -33,10 +36,12 @@ __all__ = [
     "export",
     "from_module",
     "load",
+    "predict",
 ]
 
 _HOMES = {
     "Budget": "prune_tool.records",
+    "Conditions": "prune_tool.deploy.bench",
     "Pooling": "prune_tool.task.pooling",
     "Preprocessing": "prune_tool.task.preprocessing",
     "PreprocessingChange": "prune_tool.records",
@@ -48,6 +53,7 @@ _HOMES = {
     "export": "prune_tool.pipeline.export",
     "from_module": "prune_tool.pipeline.module",
     "load": "prune_tool.pipeline.load",
+    "predict": "prune_tool.pipeline.predict",
 }
 
 

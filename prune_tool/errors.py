@@ -43,6 +43,10 @@ class CacheError(PruneToolError):
     """The feature cache cannot be read or written."""
 
 
+class HubError(PruneToolError):
+    """The Hugging Face Hub cannot be reached, refuses, or there is no token for it."""
+
+
 class ProviderError(PruneToolError):
     """An execution provider was asked for that this machine does not have."""
 

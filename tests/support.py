@@ -65,6 +65,31 @@ def write_backbone(folder: Path, architecture: str, input_size: int = 64) -> str
     return f"local-dir:{folder}"
 
 
+def write_colour_classifier(path: Path, said: dict[str, str], *, kind: int, shape: list[str | int]) -> Path:
+    """An ONNX file whose logits are the means of the colours of images (batch, h, w, 3) or (batch, 3, h, w)."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from prune_tool.deploy.seal import seal
+
+    axes = [i for i in (1, 2, 3) if shape[i] != 3]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x", "axes"], ["logits"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("images", kind, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor("axes", TensorProto.INT64, [2], axes)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    seal(model, {"prune_tool.classes": json.dumps(["red", "green", "blue"]), **said})
+    onnx.save(model, path)
+    return path
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a command left behind."""

@@ -32,6 +32,7 @@ def command(
     max_latency: options.MaxLatency = None,
     max_macs: options.MaxMacs = None,
     max_params: options.MaxParams = None,
+    probabilities: options.Probabilities = False,
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
     json: options.Json = False,
@@ -67,13 +68,22 @@ def command(
     from prune_tool.pipeline.bench import bench
     from prune_tool.pipeline.export import export
     from prune_tool.pipeline.workspace import Workspace
-    from prune_tool.report.tables import analysis_tables, bench_tables, export_tables
+    from prune_tool.report.bench import bench_tables
+    from prune_tool.report.tables import analysis_tables, export_tables
 
     with watching(quiet=quiet) as progress:
         workspace = Workspace(request, progress)
         analyzed = analyze(workspace, runs=runs, name=name)
-        exported = export(workspace, analyzed.run, budget=loss, confidence=confidence, taps=taps, limits=limits)
-        with progress.stage("timing both files"):
+        exported = export(
+            workspace,
+            analyzed.run,
+            budget=loss,
+            confidence=confidence,
+            taps=taps,
+            limits=limits,
+            probabilities=probabilities,
+        )
+        with progress.stage("timing the files"):
             timed = bench(analyzed.run)
     tables = [
         *analysis_tables(analyzed),

@@ -12,6 +12,7 @@ def command(
     max_latency: options.MaxLatency = None,
     max_macs: options.MaxMacs = None,
     max_params: options.MaxParams = None,
+    probabilities: options.Probabilities = False,
     runs: options.Runs = options.RUNS,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -33,6 +34,14 @@ def command(
     with watching(quiet=quiet) as progress:
         record = read_record(folder)
         workspace = Workspace(record.request, progress)
-        exported = export(workspace, folder, budget=loss, confidence=confidence, taps=taps, limits=limits)
+        exported = export(
+            workspace,
+            folder,
+            budget=loss,
+            confidence=confidence,
+            taps=taps,
+            limits=limits,
+            probabilities=probabilities,
+        )
     show(exported, export_tables(exported, read_analysis(folder), record.classes, folder), as_json=json)
     pass_gates(exported, record.classes, most)

@@ -103,11 +103,15 @@ MaxClassDrop = Annotated[
     str | None,
     typer.Option("--max-class-drop", help="Exit 1 if a class loses more points: 10pp.", show_default=False),
 ]
+Probabilities = Annotated[bool, typer.Option("--probabilities", help="Add an output: the softmax of the logits.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
 Run = Annotated[
     Path | None, typer.Argument(metavar="RUN", help="Run folder; the newest if absent.", show_default=False)
 ]
+File = Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Run folder or ONNX file.", show_default=False)]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files, or folders of them.")]
+Top = Annotated[int, typer.Option("--top", min=1, help="Classes named for each picture.")]
 Budget = Annotated[str, typer.Option("--budget", help="Accuracy that may be lost: 0.05 (of the full) or 5pp (points).")]
 Taps = Annotated[
     str, typer.Option("--taps", help="Taps that may be read: `all`, `last` (penultimate layer) or names with commas.")
@@ -115,7 +119,31 @@ Taps = Annotated[
 Confidence = Annotated[float, typer.Option("--confidence", min=0.5, max=0.9999, help="Of the certificate, one-sided.")]
 Provider = Annotated[str, typer.Option("--provider", help="ONNX Runtime execution provider: cpu, cuda or tensorrt.")]
 BatchSizes = Annotated[str, typer.Option("--batch", help="Batch sizes to time, with commas.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads within an operator.")]
+Threads = Annotated[str, typer.Option("--threads", help="Threads within an operator, with commas: 1,all.")]
+Against = Annotated[
+    list[Path] | None,
+    typer.Option("--against", help="Another ONNX file for the same table; may be repeated.", show_default=False),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size",
+        min=1,
+        help="Pixels a side for files that take any (their recipe's).",
+        show_default=False,
+    ),
+]
+Isolated = Annotated[bool, typer.Option("--isolated", help="One process for each file, taking turns.")]
+Starts = Annotated[int, typer.Option("--starts", min=0, help="Fresh processes a file, for cold start and peak memory.")]
+FailIfSlower = Annotated[
+    float | None,
+    typer.Option(
+        "--fail-if-slower",
+        min=0,
+        help="Exit 1 if surely less than this times as fast as full.",
+        show_default=False,
+    ),
+]
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Timing per batch size.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_hush, help="No progress on stderr.")]
@@ -223,6 +251,14 @@ def whole_numbers(option: str, text: str, *, such_as: str) -> tuple[int, ...]:
             asked=f"{option} {text}", found="not whole numbers with commas between", remedy=f"Try {option} {such_as}"
         )
     return tuple(int(part) for part in parts)
+
+
+def threads(text: str) -> tuple[int | None, ...]:
+    """Numbers of threads separated by commas, ``all`` for as many as ONNX Runtime chooses."""
+    counts = ((part, part.strip()) for part in text.split(","))
+    return tuple(
+        None if stripped == "all" else whole_numbers("--threads", part, such_as="1,all")[0] for part, stripped in counts
+    )
 
 
 ROUND_TO = defaults.ROUND_TO

@@ -1,75 +1,82 @@
-"""How fast files run beside each other: one process, turn by turn in random order, so that drift hits all alike."""
+"""How fast files run beside each other, how they start, and what they need."""
 
-import math
-import os
+from __future__ import annotations
+
 import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from prune_tool.defaults import SEED
-from prune_tool.deploy.session import open_session
-from prune_tool.errors import RunError, UsageError
+from prune_tool.deploy.bound import BoundFile, take_turn
+from prune_tool.deploy.hardware import Hardware, read_hardware, throttle_events
+from prune_tool.deploy.interleaving import Interval, Latencies, Turn, interleave, paired_speedup
+from prune_tool.deploy.isolated import Isolated
+from prune_tool.deploy.worker import Order, Start
+from prune_tool.errors import UsageError
 
-Latencies = NDArray[np.float64]
+MIN_CALLS_P999 = 1_000
+"""Calls below which one in a thousand has not been seen, and p99.9 is not stated."""
 
-N_WARMUP_TURNS = 3
-"""Turns of each contender that nobody counts: memory is allocated, kernels are chosen, the clock rises."""
 
-N_CALLS = 3
-"""Timed calls a turn. An untimed one goes before them: it refills the caches that the contender before emptied and
-outlasts that one's threads, which keep spinning for about a millisecond."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What files are timed under.
 
-MIN_ROUNDS, MAX_ROUNDS = 20, 2_000
-"""Rounds at each batch size: fewer give no interval worth its name, more no narrower one that matters."""
+    Attributes:
+        provider: "cpu", "cuda" or "tensorrt".
+        batch_sizes: images a call, each timed on its own.
+        threads: threads within an operator, each timed on its own; None leaves it to ONNX Runtime (one a core).
+        seconds: time for all contenders together at each batch size and number of threads, ``MIN_ROUNDS`` at least.
+        image_size: height and width in pixels for files that leave them open; None for the size that their metadata
+            state.
+        isolated: one process for each contender, which take turns, instead of one for all.
+        n_starts: fresh processes for each contender, for cold start and peak memory; 0 leaves them out.
+        seed: of the order, the images and the bootstrap.
+    """
 
-N_RESAMPLES = 1_000
-"""Bootstrap resamples: the ends of a 95 % interval then rest on 25 each."""
-
-ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
-"""Input types that files of images have."""
-
-MEMORY = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}
-"""Where a provider's inputs and outputs live while it is timed: copies to and from the device are not the network's."""
+    provider: str = "cpu"
+    batch_sizes: tuple[int, ...] = (1,)
+    threads: tuple[int | None, ...] = (None,)
+    seconds: float = 5.0
+    image_size: int | None = None
+    isolated: bool = False
+    n_starts: int = 0
+    seed: int = SEED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What latencies depend on besides the file. ``n_threads`` None: ONNX Runtime chose, one a physical core."""
+    """What latencies depend on besides files and conditions.
 
-    cpu: str
-    n_cores: int
+    ``n_throttle_events`` counts how often a core was slowed down for heat meanwhile; None where nothing says.
+    """
+
+    hardware: Hardware
+    n_throttle_events: int | None
     os: str
     python: str
     onnxruntime: str
-    provider: str
-    n_threads: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A median and its 95 % interval."""
-
-    median: float
-    low: float
-    high: float
+    prune_tool: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """One contender at one batch size.
+    """One contender at one batch size and number of threads.
 
     Attributes:
         contender: its name.
         batch_size: images a call.
+        n_threads: as in ``Conditions.threads``.
         n_calls: calls timed.
-        p50_ms: latency of a call that half of them stay below; likewise ``p90_ms`` and ``p99_ms``.
+        p50_ms: latency of a call that half of them stay below; likewise ``p90_ms``, ``p99_ms`` and ``p999_ms`` (99.9 %;
+            None for fewer than ``MIN_CALLS_P999`` calls).
         images_per_s: images over the time that all timed calls took.
         speedup: how many times faster than the first contender, as the median over rounds of the ratio within the
             round, with a moving-block bootstrap percentile interval.
@@ -77,192 +84,185 @@ class Timing:
 
     contender: str
     batch_size: int
+    n_threads: int | None
     n_calls: int
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    p999_ms: float | None
     images_per_s: float
     speedup: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A file that was timed. ``input_shape`` is that of one image, as the file itself states it."""
+    """A file that was timed.
+
+    Attributes:
+        name: in the tables.
+        file_bytes: its size.
+        input_type, input_shape: of one image, as it was timed.
+        macs, n_params: as the file's own metadata state them; None where they do not.
+        cold_start_ms: creating the session and the first call in a fresh process, libraries loaded and the file in the
+            system's cache: median of ``Conditions.n_starts``, at the first batch size and number of threads.
+        peak_bytes: most resident memory of those processes, interpreter and libraries included.
+    """
 
     name: str
     file_bytes: int
+    input_type: str
     input_shape: tuple[int, ...]
+    macs: int | None
+    n_params: int | None
+    cold_start_ms: float | None
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
     """Timings of all contenders, the first being what the others are compared with."""
 
+    conditions: Conditions
     environment: Environment
     contenders: tuple[Contender, ...]
     timings: tuple[Timing, ...]
 
 
-def bench(
-    contenders: Mapping[str, Path],
-    *,
-    provider: str = "cpu",
-    batch_sizes: Sequence[int] = (1,),
-    n_threads: int | None = None,
-    seconds: float = 10.0,
-    seed: int = SEED,
-) -> BenchResult:
+def bench(contenders: Mapping[str, Path], conditions: Conditions | None = None) -> BenchResult:
     """Time ONNX files against each other on random images of the size each file asks for.
 
     Args:
         contenders: name to file; the first is what the others are compared with.
-        provider: "cpu", "cuda" or "tensorrt".
-        batch_sizes: images a call, each timed on its own.
-        n_threads: threads within an operator; None leaves it to ONNX Runtime.
-        seconds: time for all contenders together at each batch size, at least ``MIN_ROUNDS`` rounds.
-        seed: of the order, the images and the bootstrap.
+        conditions: what to time them under.
 
     Raises:
         UsageError: no contenders, or a batch without images.
         ProviderError: the provider is absent.
-        RunError: a file cannot be opened, or leaves more than its batch axis open.
+        RunError: a file cannot be opened, is no file of images, or leaves their size open.
     """
-    if not contenders or not batch_sizes or min(batch_sizes) < 1:
+    under = conditions or Conditions()
+    if not contenders or not under.batch_sizes or not under.threads or min(under.batch_sizes) < 1:
         raise UsageError(
-            asked=f"a benchmark of {len(contenders)} files at batch sizes {list(batch_sizes)}",
+            asked=f"a benchmark of {len(contenders)} files at batch sizes {list(under.batch_sizes)}",
             found="nothing to time",
             remedy="Give at least one file and batch sizes from 1",
         )
-    rng = np.random.default_rng(seed)
-    sessions = {name: open_session(path, provider=provider, n_threads=n_threads) for name, path in contenders.items()}
+    hardware, events = read_hardware(), throttle_events()
+    files = _open(contenders, under, under.threads[0])
+    described = _describe(files, under)
+    rng = np.random.default_rng(under.seed)
     timings: list[Timing] = []
-    for batch_size in batch_sizes:
-        calls = {
-            name: partial(_run_bound, session, _bind(session, batch_size, provider, rng))
-            for name, session in sessions.items()
-        }
-        latencies = interleave(calls, seconds=seconds, rng=rng)
-        reference = next(iter(latencies.values()))
-        timings += [_timing(name, batch_size, times, reference, rng) for name, times in latencies.items()]
+    for n_threads in under.threads:
+        if n_threads != under.threads[0] and not under.isolated:
+            files = _open(contenders, under, n_threads)
+        for batch_size in under.batch_sizes:
+            with _turns(files, under, n_threads, batch_size) as turns:
+                latencies = interleave(turns, seconds=under.seconds, rng=rng)
+            reference = next(iter(latencies.values()))
+            timings += [
+                _timing(name, batch_size, n_threads, times, paired_speedup(reference, times, rng))
+                for name, times in latencies.items()
+            ]
     return BenchResult(
-        environment=_environment(provider, n_threads),
-        contenders=tuple(
-            Contender(name=name, file_bytes=path.stat().st_size, input_shape=_image_shape(sessions[name]))
-            for name, path in contenders.items()
-        ),
+        conditions=under,
+        environment=_environment(hardware, events),
+        contenders=described,
         timings=tuple(timings),
     )
 
 
-def interleave(
-    calls: Mapping[str, Callable[[], object]], *, seconds: float, rng: np.random.Generator
-) -> dict[str, Latencies]:
-    """Time callables round by round, each once a round in random order.
-
-    Returns:
-        For each name, (n_rounds, N_CALLS) float64 latencies in milliseconds.
-    """
-    names = list(calls)
-    started = time.perf_counter()
-    for _ in range(N_WARMUP_TURNS):
-        for call in calls.values():
-            _turn(call)
-    a_round = (time.perf_counter() - started) / N_WARMUP_TURNS
-    n_rounds = int(min(max(seconds / a_round, MIN_ROUNDS), MAX_ROUNDS))
-    latencies = np.empty((len(names), n_rounds, N_CALLS))
-    for i in range(n_rounds):
-        for contender in rng.permutation(len(names)):
-            latencies[contender, i] = _turn(calls[names[contender]])
-    return dict(zip(names, latencies, strict=True))
+def measure_starts(orders: Mapping[str, Order], n_starts: int) -> dict[str, list[Start]]:
+    """How each file starts in ``n_starts`` fresh processes; contenders take turns here too."""
+    starts: dict[str, list[Start]] = {name: [] for name in orders}
+    for _ in range(n_starts):
+        for name, order in orders.items():
+            with Isolated(order) as worker:
+                starts[name].append(worker.start)
+    return starts
 
 
-def paired_speedup(reference: Latencies, times: Latencies, rng: np.random.Generator) -> Interval:
-    """How many times faster ``times`` is than ``reference``, both (n_rounds, n_calls), round by round.
-
-    The interval is the percentile one of a moving-block bootstrap (Kuensch, Ann. Stat. 1989) with blocks of
-    ``n_rounds ** (1/3)`` rounds, because neighbouring rounds share their disturbances.
-    """
-    ratios = reference.mean(axis=1) / times.mean(axis=1)
-    n = len(ratios)
-    length = math.ceil(n ** (1 / 3))
-    starts = rng.integers(0, n - length + 1, size=(N_RESAMPLES, math.ceil(n / length)))
-    rounds = (starts[:, :, None] + np.arange(length)).reshape(N_RESAMPLES, -1)[:, :n]
-    low, high = np.percentile(np.median(ratios[rounds], axis=1), [2.5, 97.5])
-    return Interval(median=float(np.median(ratios)), low=float(low), high=float(high))
+def _open(contenders: Mapping[str, Path], under: Conditions, n_threads: int | None) -> dict[str, BoundFile]:
+    """Open each file once for all batch sizes: some providers compile it then, which takes minutes."""
+    return {
+        name: BoundFile(path, provider=under.provider, n_threads=n_threads, image_size=under.image_size)
+        for name, path in contenders.items()
+    }
 
 
-def _turn(call: Callable[[], object]) -> list[float]:
-    """Latencies in milliseconds of ``N_CALLS`` calls, after one that is not timed."""
-    call()
-    times = []
-    for _ in range(N_CALLS):
-        started = time.perf_counter_ns()
-        call()
-        times.append((time.perf_counter_ns() - started) / 1e6)
-    return times
+def _describe(files: Mapping[str, BoundFile], under: Conditions) -> tuple[Contender, ...]:
+    """What each file is; binds it at every batch size, so that what cannot be timed is known before anything is."""
+    rng = np.random.default_rng(under.seed)
+    for file in files.values():
+        for batch_size in under.batch_sizes:
+            file.bind(batch_size, rng)
+    orders = {name: _order(file.path, under, under.threads[0], under.batch_sizes[0]) for name, file in files.items()}
+    starts = measure_starts(orders, under.n_starts)
+    return tuple(
+        Contender(
+            name=name,
+            file_bytes=file.path.stat().st_size,
+            input_type=file.input_type,
+            input_shape=file.image_shape,
+            macs=file.said_number("macs"),
+            n_params=file.said_number("n_params"),
+            cold_start_ms=float(np.median([s.cold_start_ms for s in starts[name]])) if starts[name] else None,
+            peak_bytes=max((s.peak_bytes for s in starts[name] if s.peak_bytes is not None), default=None),
+        )
+        for name, file in files.items()
+    )
 
 
-def _timing(name: str, batch_size: int, times: Latencies, reference: Latencies, rng: np.random.Generator) -> Timing:
-    p50, p90, p99 = np.percentile(times, [50, 90, 99]).tolist()
+@contextmanager
+def _turns(
+    files: Mapping[str, BoundFile], under: Conditions, n_threads: int | None, batch_size: int
+) -> Iterator[dict[str, Turn]]:
+    """What takes a turn for each contender: here, or in a process of its own."""
+    turns: dict[str, Turn] = {}
+    rng = np.random.default_rng(under.seed)
+    with ExitStack() as workers:
+        for name, file in files.items():
+            if under.isolated:
+                order = _order(file.path, under, n_threads, batch_size)
+                turns[name] = workers.enter_context(Isolated(order)).turn
+            else:
+                turns[name] = partial(take_turn, partial(file.run, file.bind(batch_size, rng)))
+        yield turns
+
+
+def _order(path: Path, under: Conditions, n_threads: int | None, batch_size: int) -> Order:
+    return Order(
+        path=str(path),
+        provider=under.provider,
+        n_threads=n_threads,
+        image_size=under.image_size,
+        batch_size=batch_size,
+        seed=under.seed,
+    )
+
+
+def _timing(name: str, batch_size: int, n_threads: int | None, times: Latencies, speedup: Interval) -> Timing:
+    p50, p90, p99, p999 = np.percentile(times, [50, 90, 99, 99.9]).tolist()
     return Timing(
         contender=name,
         batch_size=batch_size,
+        n_threads=n_threads,
         n_calls=times.size,
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
+        p999_ms=p999 if times.size >= MIN_CALLS_P999 else None,
         images_per_s=1000 * batch_size / float(times.mean()),
-        speedup=paired_speedup(reference, times, rng),
+        speedup=speedup,
     )
 
 
-def _bind(session: ort.InferenceSession, batch_size: int, provider: str, rng: np.random.Generator) -> ort.IOBinding:
-    """Bind one random batch and the outputs to the provider's own memory."""
-    entry = session.get_inputs()[0]
-    shape, dtype = (batch_size, *_image_shape(session)), ELEMENT_TYPES[entry.type]
-    batch = rng.integers(0, 256, size=shape) if dtype is np.uint8 else rng.standard_normal(shape)
-    binding = session.io_binding()
-    binding.bind_ortvalue_input(entry.name, ort.OrtValue.ortvalue_from_numpy(batch.astype(dtype), MEMORY[provider], 0))
-    for output in session.get_outputs():
-        binding.bind_output(output.name, MEMORY[provider])
-    return binding
-
-
-def _run_bound(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
-    """One call on what is bound; returns when the outputs are there."""
-    session.run_with_iobinding(binding)
-    binding.synchronize_outputs()
-
-
-def _image_shape(session: ort.InferenceSession) -> tuple[int, ...]:
-    """Shape of one image as the file states it; raises ``RunError`` unless only the batch axis is open."""
-    entry = session.get_inputs()[0]
-    if entry.type not in ELEMENT_TYPES or not all(isinstance(size, int) for size in entry.shape[1:]):
-        raise RunError(
-            asked="time an ONNX file",
-            found=f"its input is {entry.type} {entry.shape}",
-            remedy=f"Export it with a fixed image size and one of {', '.join(ELEMENT_TYPES)}",
-        )
-    return tuple(entry.shape[1:])
-
-
-def _environment(provider: str, n_threads: int | None) -> Environment:
+def _environment(hardware: Hardware, events_before: int | None) -> Environment:
+    events = throttle_events()
     return Environment(
-        cpu=cpu_model(),
-        n_cores=os.cpu_count() or 1,
+        hardware=hardware,
+        n_throttle_events=None if events is None or events_before is None else events - events_before,
         os=platform.platform(),
         python=platform.python_version(),
         onnxruntime=ort.__version__,
-        provider=provider,
-        n_threads=n_threads,
+        prune_tool=version("prune-tool"),
     )
-
-
-def cpu_model() -> str:
-    """The processor's name; Linux alone keeps it in a file, elsewhere Python knows it."""
-    listing = Path("/proc/cpuinfo")
-    if listing.is_file():
-        for line in listing.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

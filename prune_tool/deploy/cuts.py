@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from onnx.utils import Extractor
 
-from prune_tool.deploy.bench import bench
+from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.records import Target
 
 SECONDS = 0.5
@@ -48,18 +48,18 @@ def time_cuts(
         ProviderError: the target's provider is absent.
     """
     full_ms, ratios = [], []
+    conditions = Conditions(
+        provider=target.provider,
+        batch_sizes=(target.batch_size,),
+        threads=(target.n_threads,),
+        seconds=SECONDS,
+    )
     with tempfile.TemporaryDirectory() as folder:
         whole, part = Path(folder, "full.onnx"), Path(folder, "cut.onnx")
         _truncate(full, whole)
         for cut in cuts:
             _truncate(cut, part)
-            timed = bench(
-                {"full": whole, "cut": part},
-                provider=target.provider,
-                batch_sizes=(target.batch_size,),
-                n_threads=target.n_threads,
-                seconds=SECONDS,
-            )
+            timed = bench({"full": whole, "cut": part}, conditions)
             full_ms.append(timed.timings[0].p50_ms)
             ratios.append(timed.timings[1].speedup.median)
             advance(1)

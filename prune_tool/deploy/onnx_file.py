@@ -6,14 +6,19 @@ from pathlib import Path
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from prune_tool.defaults import OPSET
+from prune_tool.deploy.description import read_model
+from prune_tool.deploy.seal import metadata_of, seal
 from prune_tool.errors import ModelError, RunError, VerificationError
 from prune_tool.store.atomic import replacing
 
 BATCH_AXIS = "batch"
 """Name of the batch axis in the file."""
+
+PROBABILITIES = "probabilities"
+"""Name of the output that ``add_probabilities`` adds."""
 
 MAX_BYTES = 2**31 - 1
 """Largest protobuf message, hence largest ONNX file that carries its own weights."""
@@ -35,7 +40,7 @@ def write_onnx(
     Args:
         program: captured with a dynamic batch, ``dynamic_shapes=({0: Dim("batch")},)``; one input.
         path: the file to write or replace.
-        metadata: what the file says about itself, read back by ``read_metadata``.
+        metadata: what the file says about itself; its opset and checksums are added (see ``seal``).
         input_name: name of the one input.
         output_names: names of the outputs, in the program's order.
 
@@ -64,25 +69,51 @@ def write_onnx(
     assert exported is not None
     model = exported.model_proto
     _tidy(model, batch_symbol=_batch_symbol(model, path))
-    onnx.helper.set_model_props(model, dict(metadata))
     _check(model, path)
+    return _save(model, path, metadata)
+
+
+def update_metadata(path: Path, extra: Mapping[str, str]) -> int:
+    """Add entries to a file's metadata, or replace them, and renew its checksums; graph and weights stay as they are.
+
+    Returns:
+        Size of the file in bytes.
+
+    Raises:
+        RunError: the file is missing or no ONNX file.
+    """
+    model = read_model(path)
+    return _save(model, path, metadata_of(model) | dict(extra))
+
+
+def add_probabilities(path: Path, *, of: str = "logits") -> None:
+    """Give a file a second output, ``probabilities``: the softmax of its output ``of``, (batch, classes).
+
+    Raises:
+        RunError: the file is missing, no ONNX file, or has no such output.
+        VerificationError: the result breaks ONNX's rules.
+    """
+    model = read_model(path)
+    logits = next((output for output in model.graph.output if output.name == of), None)
+    if logits is None:
+        raise RunError(
+            asked=f"add {PROBABILITIES} to {path}",
+            found=f"its outputs are {', '.join(output.name for output in model.graph.output)}",
+            remedy=f"Give a file with an output {of}",
+        )
+    model.graph.node.append(onnx.helper.make_node("Softmax", [of], [PROBABILITIES], PROBABILITIES, axis=-1))
+    model.graph.output.add(name=PROBABILITIES).type.CopyFrom(logits.type)
+    _check(model, path)
+    _save(model, path, metadata_of(model))
+
+
+def _save(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str]) -> int:
+    """Seal the model with its metadata and write it whole or not at all; returns its size in bytes."""
+    seal(model, metadata)
     serialised = model.SerializeToString()
     with replacing(path) as temporary:
         temporary.write_bytes(serialised)
     return len(serialised)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """What the file says about itself. Raises ``RunError`` if it is missing or no ONNX file."""
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
-        raise RunError(
-            asked=f"read the metadata of {path}",
-            found=f"{type(error).__name__}: {error}",
-            remedy="Export it again, or give the path of an ONNX file",
-        ) from error
-    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _batch_symbol(model: onnx.ModelProto, path: Path) -> str:

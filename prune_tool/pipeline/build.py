@@ -87,6 +87,8 @@ def build(
         }
         n_bytes = write_onnx(program, folder.model, metadata=recipe)
         parity = check_parity(folder.model, _reference(sliced), images)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # it names folders of this machine, and the file is shared
         with replacing(folder.program) as partial:
             torch.export.save(program, partial)
         write_json(folder.labels, classes)
@@ -130,6 +132,8 @@ def describe_preprocessing(preprocessing: Preprocessing) -> dict[str, str]:
                 "interpolation": preprocessing.interpolation,
                 "crop_pct": preprocessing.crop_pct,
                 "crop_mode": preprocessing.crop_mode,
+                "mean": preprocessing.mean,
+                "std": preprocessing.std,
             }
         ),
         "prune_tool.normalisation": json.dumps({"mean": preprocessing.mean, "std": preprocessing.std}),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_tool import defaults
+from prune_tool.deploy.onnx_file import add_probabilities, update_metadata
 from prune_tool.deploy.session import open_session
 from prune_tool.deploy.verify import Parity, predict
 from prune_tool.errors import UsageError
@@ -31,8 +32,10 @@ from prune_tool.frontier.choice import most_accurate, safe_to_cheap, smallest_si
 from prune_tool.frontier.screen import front
 from prune_tool.pipeline.analyze import measure_full, probe_near
 from prune_tool.pipeline.build import Built, build, build_full
+from prune_tool.pipeline.card import write_card
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.features import Features, FitData, Indices, fit_data
+from prune_tool.pipeline.metadata import full_entries, shipped_entries, source_entries
 from prune_tool.pipeline.probing import fit_probe, probe_candidate, subset_of
 from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, require_same
 from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
@@ -75,6 +78,7 @@ def export(
     confidence: float = defaults.CONFIDENCE,
     taps: str | None = None,
     limits: Sequence[Limit] = (),
+    probabilities: bool = False,
 ) -> Exported:
     """Write the cheapest network of a run that keeps accuracy within the budget.
 
@@ -86,6 +90,7 @@ def export(
         limits: what the file may cost at most. With any, the most accurate candidate within them ships, and the budget
             is only what its certificate speaks of.
         taps: ``None`` for all, ``last`` for the penultimate layer alone, or names separated by commas.
+        probabilities: give the file a second output, the softmax of ``logits``.
 
     Returns:
         What was written. Where no candidate could be certified it is the cheapest that meets the budget on the
@@ -103,6 +108,7 @@ def export(
     probed = read_candidates(run) if allowed is None else probe_near(workspace, data, analysis.measured, allowed)[0]
     order = _candidates_to_test(workspace, analysis, data, budget, probed, limits)
     full_parity = build_full(workspace, run, measure_full(workspace, data)[1])
+    update_metadata(run.full, full_entries(record, analysis))
     labels = workspace.source.labels[workspace.splits.test]
     full = predict_on_test(workspace, workspace.native, run.full, "testing the full backbone")
 
@@ -118,20 +124,24 @@ def export(
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".partial-") as scratch:
         folder = RunFolder(Path(scratch))
         built = build(workspace, data, analysis, shipped, folder, _metadata(record, analysis, budget))
+        if probabilities:
+            add_probabilities(folder.model)
         subject = workspace.subject(built.reading.input_size)
         kept = predict_on_test(workspace, subject, folder.model, "testing the file")
         certificate = certify(drop(kept), after_failure=sequence.n_passed == 0)
+        n_bytes = update_metadata(folder.model, shipped_entries(certificate, built.candidate))
         _move(folder, run)
     exported = Exported(
         sentence=certificate.sentence(),
         certificate=certificate,
         tested=tuple(zip(order, sequence.tests, strict=False)),
         fairness=compare_classes(labels, full, kept, data.n_classes),
-        built=built,
+        built=replace(built, n_bytes=n_bytes),
         full_parity=full_parity,
         model_sha256=file_fingerprint(run.model),
     )
     write_json(run.certificate, exported)
+    write_card(run)
     return exported
 
 
@@ -228,8 +238,9 @@ def _scaled(candidate: Candidate, macs: int) -> float | None:
 
 
 def _move(source: RunFolder, run: RunFolder) -> None:
-    """Move the shipped files into the run folder, where no certificate may speak of others meanwhile."""
-    run.certificate.unlink(missing_ok=True)
+    """Move the shipped files into the run folder, where nothing that speaks of others may stay."""
+    for stale in (run.certificate, run.model_card, run.bench):
+        stale.unlink(missing_ok=True)
     source.model.replace(run.model)
     source.program.replace(run.program)
     source.labels.replace(run.labels)
@@ -251,12 +262,7 @@ def _allowed(taps: str | None, analysis: Analysis) -> frozenset[str] | None:
 
 
 def _metadata(record: RunRecord, analysis: Analysis, budget: Budget) -> dict[str, str]:
-    return {
-        "prune_tool.version": record.versions["prune-tool"],
-        "prune_tool.model": record.model,
-        "prune_tool.model_fingerprint": record.model_fingerprint,
-        "prune_tool.data": record.data,
-        "prune_tool.data_fingerprint": record.data_fingerprint,
+    return source_entries(record) | {
         "prune_tool.budget": str(budget),
         "prune_tool.metric": record.request.metric,
         "prune_tool.seed": str(record.request.seed),

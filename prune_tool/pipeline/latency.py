@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 import onnxruntime as ort
 
-from prune_tool.deploy.bench import cpu_model
 from prune_tool.deploy.cuts import Cut, time_cuts
+from prune_tool.deploy.hardware import cpu_model
 from prune_tool.pipeline.extract import graph_of
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Reading, TimedReadings

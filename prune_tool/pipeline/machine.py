@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from prune_tool.deploy.bench import cpu_model
+from prune_tool.deploy.hardware import cpu_model
 from prune_tool.deploy.session import available_providers
 from prune_tool.pipeline.runs import versions
 from prune_tool.pipeline.workspace import n_threads

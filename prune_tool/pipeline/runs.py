@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from prune_tool import defaults
-from prune_tool.deploy.bench import cpu_model
+from prune_tool.deploy.hardware import cpu_model
 from prune_tool.errors import RunError
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate, Request
@@ -157,30 +157,30 @@ def write_run(run: RunFolder, record: RunRecord, findings: Findings) -> None:
 
 def read_findings(path: Path) -> Findings:
     """Findings from the cache. Raises ``RunError`` where they are damaged."""
-    findings: Findings = _read(Findings, path)
+    findings: Findings = read_typed(Findings, path)
     return findings
 
 
 def read_record(run: RunFolder) -> RunRecord:
     """``run.json``. Raises ``RunError`` where it is damaged or of another version."""
-    record: RunRecord = _read(RunRecord, run.run)
+    record: RunRecord = read_typed(RunRecord, run.run)
     return record
 
 
 def read_analysis(run: RunFolder) -> Analysis:
     """``analysis.json``, checked."""
-    analysis: Analysis = _read(Analysis, run.analysis)
+    analysis: Analysis = read_typed(Analysis, run.analysis)
     return analysis
 
 
 def read_candidates(run: RunFolder) -> tuple[Candidate, ...]:
     """``frontier.json``, checked."""
-    candidates: tuple[Candidate, ...] = _read(tuple[Candidate, ...], run.frontier)
+    candidates: tuple[Candidate, ...] = read_typed(tuple[Candidate, ...], run.frontier)
     return candidates
 
 
-def _read(kind: Any, path: Path) -> Any:
-    """Read a record back.
+def read_typed(kind: Any, path: Path, *, command: str = "analyze") -> Any:
+    """Read back a record that ``command`` wrote.
 
     Raises:
         RunError: there is no such file, or it does not hold what this version writes there.
@@ -193,7 +193,7 @@ def _read(kind: Any, path: Path) -> Any:
         raise RunError(
             asked=f"read {path}",
             found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-            remedy="Run `prune-tool analyze` again with this version",
+            remedy=f"Run `prune-tool {command}` again with this version",
         ) from error
 
 

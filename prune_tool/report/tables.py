@@ -9,7 +9,6 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prune_tool.deploy.bench import BenchResult
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.export import Exported
 from prune_tool.pipeline.runs import RunRecord
@@ -196,23 +195,3 @@ def _fairness(fairness: Fairness, classes: Sequence[str]) -> str:
         f" {percent(worst.kept.accuracy)} %; Gini of class accuracies {fairness.full_gini:.3f} to"
         f" {fairness.kept_gini:.3f}"
     )
-
-
-def bench_tables(result: BenchResult) -> Sequence[RenderableType]:
-    """Latency of the shipped file against the full one."""
-    environment = result.environment
-    threads = "default" if environment.n_threads is None else str(environment.n_threads)
-    table = _table(
-        f"ONNX Runtime {environment.onnxruntime}, {environment.provider}, {threads} threads, {environment.cpu}",
-        "file", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up (95 %)",
-    )  # fmt: skip
-    for timing in result.timings:
-        speedup = timing.speedup
-        table.add_row(
-            timing.contender,
-            str(timing.batch_size),
-            *(f"{ms:.2f}" for ms in (timing.p50_ms, timing.p90_ms, timing.p99_ms)),
-            f"{timing.images_per_s:,.0f}",
-            f"{speedup.median:.2f} ({speedup.low:.2f}-{speedup.high:.2f})",
-        )
-    return [table]

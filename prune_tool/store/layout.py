@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "full.onnx"
 
     @property
+    def full_int8(self) -> Path:
+        """The full backbone in int8, where one was made."""
+        return self.path / "full-int8.onnx"
+
+    @property
     def program(self) -> Path:
         """The network that ships, as a PyTorch program (``torch.export``)."""
         return self.path / "model.pt2"

@@ -49,9 +49,9 @@ def _find(root: Path, asked: str) -> Found:
     folders = _subfolders(root)
     by_split = [(SPLIT_NAMES[f.name.lower()], f) for f in folders if f.name.lower() in SPLIT_NAMES and _subfolders(f)]
     if not by_split:
-        return {(None, folder.name): _images_below(folder) for folder in folders}
+        return {(None, folder.name): images_below(folder) for folder in folders}
     split_folders = {folder for _, folder in by_split}
-    others = [folder.name for folder in folders if folder not in split_folders and _images_below(folder)]
+    others = [folder.name for folder in folders if folder not in split_folders and images_below(folder)]
     if others or "train" not in dict(by_split):
         wrong = f"{few(others)} with images beside them" if others else "no train"
         raise DataError(
@@ -62,7 +62,7 @@ def _find(root: Path, asked: str) -> Found:
     found: Found = {}
     for split, folder in by_split:
         for class_folder in _subfolders(folder):
-            found.setdefault((split, class_folder.name), []).extend(_images_below(class_folder))
+            found.setdefault((split, class_folder.name), []).extend(images_below(class_folder))
     return found
 
 
@@ -104,7 +104,7 @@ def _subfolders(folder: Path) -> list[Path]:
     )
 
 
-def _images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """Visible image files at any depth, sorted. Links to files are followed, links to folders (they may loop) not."""
     return sorted(_walk(folder))
 

@@ -202,7 +202,7 @@ class TestRun:
         message = refusal(ask("bench", exported.with_name("shard"), "-q"))
         there = proposal(message, r"There is (\S+)")
         assert Path(there) == exported
-        assert ask("bench", there, "--batch", "1", "--seconds", "0.1", "-q").status == 0
+        assert ask("bench", there, "--batch", "1", "--seconds", "0.1", "--starts", "0", "-q").status == 0
 
     @pytest.mark.parametrize("command", ["export", "bench"])
     def test_before_analyze(self, command: str, tmp_path: Path) -> None:
@@ -215,10 +215,13 @@ class TestRun:
         before = sorted(analyzed.iterdir())
         assert "Run `prune-tool export` first" in refusal(ask("bench", analyzed, "-q"))
         assert sorted(analyzed.iterdir()) == before
-        assert ask("bench", exported, "--batch", "1", "--seconds", "0.1", "-q").status == 0
+        assert ask("bench", exported, "--batch", "1", "--seconds", "0.1", "--starts", "0", "-q").status == 0
 
     def test_the_newest_is_taken_where_none_is_named(self, exported: Path) -> None:
-        assert ask("bench", "--runs", exported.parent, "--batch", "1", "--seconds", "0.1", "-q").status == 0
+        assert (
+            ask("bench", "--runs", exported.parent, "--batch", "1", "--seconds", "0.1", "--starts", "0", "-q").status
+            == 0
+        )
 
     def test_a_damaged_one(self, analyzed: Path, tmp_path: Path) -> None:
         run = tmp_path / "run"
@@ -240,10 +243,10 @@ class TestRun:
         message = refusal(ask("bench", exported, "--provider", provider, "-q"))
         assert not (exported / "bench.json").exists() or "cpu" in (exported / "bench.json").read_text()
         there = proposal(message, r"Use one of: (\w+)")
-        again = ask("bench", exported, "--provider", there, "--batch", "1", "--seconds", "0.1", "-q")
+        again = ask("bench", exported, "--provider", there, "--batch", "1", "--seconds", "0.1", "--starts", "0", "-q")
         assert again.status == 0
 
     def test_batch_sizes_that_are_none(self, exported: Path) -> None:
         message = refusal(ask("bench", exported, "--batch", "1;16", "-q"))
         proposed = shlex.split(proposal(message, r"Try (--batch \S+)"))
-        assert ask("bench", exported, *proposed, "--seconds", "0.1", "-q").status == 0
+        assert ask("bench", exported, *proposed, "--seconds", "0.1", "--starts", "0", "-q").status == 0

@@ -36,7 +36,7 @@ def test_help_answers_at_once(args: tuple[str, ...]) -> None:
 
 def test_the_program_lists_every_command() -> None:
     listed = ask("--help").out
-    assert COMMANDS == ["compress", "inspect", "analyze", "export", "bench", "env"]
+    assert COMMANDS == ["compress", "inspect", "analyze", "export", "bench", "predict", "show", "push", "env"]
     assert all(f"│ {command} " in listed for command in (*COMMANDS, "cache"))
 
 
@@ -45,7 +45,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("nonsense",), ("analyze", "--nonsense"), ("bench", "--threads", "0"), ("analyze", "a", "b", "c")]
+    "args", [("nonsense",), ("analyze", "--nonsense"), ("bench", "--seconds", "0"), ("analyze", "a", "b", "c")]
 )
 def test_wrong_usage_is_status_2_and_says_where_help_is(args: tuple[str, ...]) -> None:
     answer = ask(*args)

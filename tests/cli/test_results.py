@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import prune_tool.pipeline.bench
+from prune_tool.deploy.bench import Conditions
 from tests.cli.conftest import QUICK
 from tests.support import Answer, ask
 
@@ -28,7 +29,9 @@ def test_export_prints_what_it_wrote_and_progress_elsewhere(export_answer: Answe
 
 
 def test_bench(exported: Path) -> None:
-    answer = ask("bench", exported, "--batch", "1,3", "--seconds", "0.1", "--threads", "1", "--json", "-q")
+    answer = ask(
+        "bench", exported, "--batch", "1,3", "--seconds", "0.1", "--starts", "0", "--threads", "1", "--json", "-q"
+    )
     assert (answer.status, answer.err) == (0, "")
     timings = json.loads(answer.out)["timings"]
     assert [(timing["contender"], timing["batch_size"]) for timing in timings] == [
@@ -40,10 +43,10 @@ def test_bench(exported: Path) -> None:
 
 
 def test_tables_go_to_stdout_and_progress_to_stderr(exported: Path) -> None:
-    answer = ask("bench", exported, "--batch", "1", "--seconds", "0.1")
+    answer = ask("bench", exported, "--batch", "1", "--seconds", "0.1", "--starts", "0")
     assert "speed-up" in answer.out
     assert "timing" not in answer.out
-    assert answer.err.startswith("timing both files: ")
+    assert answer.err.startswith("timing the files: ")
 
 
 def test_a_file_that_is_not_certified_is_there_and_status_1(analyzed: Path, tmp_path: Path) -> None:
@@ -55,11 +58,11 @@ def test_a_file_that_is_not_certified_is_there_and_status_1(analyzed: Path, tmp_
     printed = json.loads(answer.out)
     assert printed["certificate"]["state"] != "certified"
     assert (run / "model.onnx").is_file()
-    assert ask("bench", run, "--batch", "1", "--seconds", "0.1", "-q").status == 0
+    assert ask("bench", run, "--batch", "1", "--seconds", "0.1", "--starts", "0", "-q").status == 0
 
 
 def test_compress_does_all_three(convnet: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick_bench = partial(prune_tool.pipeline.bench.bench, seconds=0.1)
+    quick_bench = partial(prune_tool.pipeline.bench.bench, conditions=Conditions(seconds=0.1))
     monkeypatch.setattr("prune_tool.pipeline.bench.bench", quick_bench)
     place = ("--runs", tmp_path / "runs", "--name", "mine")
     answer = ask("compress", convnet, images, *QUICK, *place, "--budget", "0.2", "--json", "-q")

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from prune_tool.defaults import OPSET
-from prune_tool.deploy import onnx_file
-from prune_tool.deploy.onnx_file import read_metadata, write_onnx
+from prune_tool.deploy import onnx_file, seal
+from prune_tool.deploy.description import read_metadata
+from prune_tool.deploy.onnx_file import add_probabilities, update_metadata, write_onnx
+from prune_tool.deploy.seal import graph_sha256
 from prune_tool.deploy.session import open_session
 from prune_tool.errors import ModelError, RunError, VerificationError
 
@@ -23,7 +25,8 @@ def messages(message):
 
 
 def test_metadata_comes_back(file):
-    assert read_metadata(file) == METADATA
+    assert read_metadata(file).items() >= METADATA.items()
+    assert read_metadata(file)["prune_tool.opset"] == str(OPSET)
 
 
 def test_size_is_the_files(program, tmp_path):
@@ -99,12 +102,36 @@ def test_several_outputs_are_named_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not an ONNX file, but text long enough to be read as one"])
-def test_what_has_no_metadata_is_an_error_or_empty(content, tmp_path):
+def test_what_is_no_onnx_file_is_an_error(content, tmp_path):
     path = tmp_path / "model.onnx"
     if content is not None:
         path.write_bytes(content)
-    if content == b"":
-        assert read_metadata(path) == {}  # protobuf: the empty message is a valid one
-    else:
-        with pytest.raises(RunError, match="Export it again"):
-            read_metadata(path)
+    with pytest.raises(RunError, match=r"model\.onnx of a run"):
+        read_metadata(path)
+
+
+def test_metadata_are_added_and_the_graph_stays(file, tmp_path, images):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(file.read_bytes())
+    update_metadata(path, {"budget": "0.1", "new": "ü"})
+    assert read_metadata(path).items() >= (METADATA | {"budget": "0.1", "new": "ü"}).items()
+    assert graph_sha256(onnx.load(path)) == graph_sha256(onnx.load(file)) == read_metadata(path)[seal.GRAPH_SHA256]
+    before, after = (open_session(each).run(None, {"images": images})[0] for each in (file, path))
+    np.testing.assert_array_equal(before, after)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_probabilities_are_the_softmax_of_the_logits(file, tmp_path, images):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(file.read_bytes())
+    add_probabilities(path)
+    session = open_session(path)
+    assert [output.name for output in session.get_outputs()] == ["logits", "probabilities"]
+    assert session.get_outputs()[1].shape == ["batch", 5]
+    logits, probabilities = session.run(None, {"images": images})
+    np.testing.assert_array_equal(logits, open_session(file).run(None, {"images": images})[0])
+    expected = torch.from_numpy(logits).softmax(dim=1)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    assert read_metadata(path).items() >= METADATA.items()
+    with pytest.raises(RunError, match="logits, probabilities"):
+        add_probabilities(path, of="features")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import prune_tool
+from prune_tool.deploy.bench import Conditions
 from prune_tool.errors import BudgetError, RunError, UsageError
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.build import parity_images
@@ -63,6 +65,18 @@ def test_the_file_says_what_it_is(exported: Exported, analyzed: Analyzed) -> Non
     neurons = json.loads(metadata["prune_tool.neurons"])
     assert {tap: len(kept) for tap, kept in neurons.items()} == exported.built.n_per_tap
     assert json.loads(analyzed.run.labels.read_text()) == ["checks", "rows", "stripes"]
+
+
+def test_what_is_shared_names_no_folder_of_this_machine(
+    exported: Exported, analyzed: Analyzed, convnet: str, home: Path
+) -> None:
+    run = analyzed.run
+    places = [Path(prune_tool.__file__).parent, Path(torch.__file__).parent, home]
+    with zipfile.ZipFile(run.program) as archive:
+        contents = [archive.read(name) for name in archive.namelist()]
+    contents += [path.read_bytes() for path in (run.model, run.labels, run.certificate, run.model_card)]
+    assert not [place for place in places if any(str(place).encode() in content for content in contents)]
+    assert b"layer1" in b"".join(contents), "it looked at something"
 
 
 def test_the_certificate_speaks_of_this_file(workspace: Workspace, exported: Exported, analyzed: Analyzed) -> None:
@@ -146,7 +160,7 @@ def test_a_run_whose_images_changed_is_refused(workspace: Workspace, analyzed: A
 
 
 def test_bench_times_both_files(analyzed: Analyzed, exported: Exported) -> None:
-    result = prune_tool.bench(analyzed.run, batch_sizes=(1,), seconds=0.5, n_threads=1)
+    result = prune_tool.bench(analyzed.run, Conditions(threads=(1,), seconds=0.5))
     assert {timing.contender for timing in result.timings} == {"full", "kept"}
     assert json.loads(analyzed.run.bench.read_text())["timings"]
 
