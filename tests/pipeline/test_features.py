@@ -318,12 +318,19 @@ class TestNoSpace:
         assert again.status == 0, again.err
 
     def test_findings_that_cannot_be_kept_are_not_lost(
-        self, request_: Request, analyzed: Analyzed, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        request_: Request,
+        analyzed: Analyzed,
+        home: Path,
+        own_cache_folder: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         def full(kept: KeptFile, make: object, about: object) -> None:
             raise unwritable(kept.path, OSError(28, "No space left on device"))
 
-        shutil.rmtree(home / "cache" / "findings")
+        for kind in ("features", "graphs"):
+            shutil.copytree(home / "cache" / kind, own_cache_folder / kind)
         monkeypatch.setattr(KeptFile, "write", full)
         found = analyze(Workspace(request_), runs=tmp_path / "runs")
         assert found.analysis == analyzed.analysis
