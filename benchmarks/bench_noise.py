@@ -1,6 +1,6 @@
 """The benchmark's own noise: does the interval of a file's speed-up over itself contain 1?
 
-    python benchmarks/bench_noise.py [--runs N] [--seconds N]
+    python benchmarks/bench_noise.py [--runs N] [--seconds N] [--out FOLDER]
 
 A 95 % interval should in 19 runs of 20. EfficientNet-Lite0 with random weights, batch 1, one thread, in one process
 and in one process each. Writes ``benchmarks/results/bench_noise.json`` and prints a line a run.
@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--out", type=Path, default=_record.RESULTS)
     asked = parser.parse_args()
     found: dict[str, Any] = {"model": MODEL, "batch_size": 1, "n_threads": 1, "seconds": asked.seconds}
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +41,7 @@ def main() -> None:
             found[how] = [measure(path, seed, asked.seconds, isolated=isolated) for seed in range(asked.runs)]
             contained = sum(run["contains_1"] for run in found[how])
             print(f"{how}: the interval contains 1 in {contained} of {asked.runs} runs", flush=True)
-    _record.save("bench_noise", found, ("torch", "timm", "onnx", "onnxruntime"))
+    _record.save("bench_noise", found, ("torch", "timm", "onnx", "onnxruntime"), asked.out)
 
 
 def measure(path: Path, seed: int, seconds: float, *, isolated: bool) -> dict[str, Any]:

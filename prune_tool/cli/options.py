@@ -129,7 +129,7 @@ ImageSize = Annotated[
     typer.Option(
         "--image-size",
         min=1,
-        help="Pixels a side for files that take any (their recipe's).",
+        help="Pixels a side where a file takes any; its recipe's if absent.",
         show_default=False,
     ),
 ]
@@ -140,7 +140,7 @@ FailIfSlower = Annotated[
     typer.Option(
         "--fail-if-slower",
         min=0,
-        help="Exit 1 if surely less than this times as fast as full.",
+        help="Exit 1 where surely less than this many times as fast.",
         show_default=False,
     ),
 ]

@@ -23,13 +23,6 @@ from prune_tool.task.origin import hub_dataset, hub_model
 MOST_CLASSES = 200
 """Classes that get a line of their own; beyond, those that lose most."""
 
-INPUTS = {
-    "normalize": "float32 (batch, 3, {size}, {size}), RGB in [0, 1]; normalisation is inside the file",
-    "graph": "uint8 (batch, height, width, 3), RGB, of any size; resize, crop and normalisation are inside the file",
-    "none": "float32 (batch, 3, {size}, {size}), RGB normalised with the mean and std below",
-}
-"""What the file takes, by its metadata's ``preprocess``."""
-
 USE = """\
 With prune-tool: `prune-tool predict model.onnx photo.jpg`, and `prune-tool show model.onnx` for all it says of itself.
 With ONNX Runtime alone:
@@ -45,7 +38,7 @@ logits = session.run(["logits"], {{"images": images}})[0]
 print([classes[i] for i in logits.argmax(axis=1)])
 ```
 
-`images` is {input}.
+It takes {input}.
 {recipe}"""
 
 LIMITS = """\
@@ -115,7 +108,7 @@ def _parts(
     yield f"**{proof.certificate.state.capitalize()}.** {proof.sentence}"
     yield _comparison(analysis, proof)
     yield "## Use"
-    yield _use(said, proof.built.reading.input_size)
+    yield _use(said)
     yield "## Classes"
     yield _classes(record, proof.fairness)
     if bench is not None:
@@ -171,12 +164,12 @@ def _comparison(analysis: Analysis, proof: Proof) -> str:
     return _table(("", "full backbone", "this file"), rows)
 
 
-def _use(said: dict[str, str], size: int) -> str:
-    inside = said.get(f"{PREFIX}preprocess", "normalize")
-    recipe: dict[str, object] = json.loads(said.get(f"{PREFIX}preprocessing", "{}"))
+def _use(said: dict[str, str]) -> str:
+    recipe: dict[str, object] = json.loads(said[f"{PREFIX}preprocessing"])
     steps = ", ".join(f"{name} {value}" for name, value in recipe.items())
-    after = "" if inside == "graph" else f"Resize and crop as timm does: {steps}."
-    return USE.format(input=INPUTS.get(inside, inside).format(size=size), recipe=after).rstrip()
+    outside = said.get(f"{PREFIX}preprocess") != "graph"
+    after = f"Resize and crop as timm does: {steps}." if outside else ""
+    return USE.format(input=said[f"{PREFIX}input"], recipe=after).rstrip()
 
 
 def _classes(record: RunRecord, fairness: Fairness) -> str:

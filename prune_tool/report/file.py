@@ -15,13 +15,6 @@ from prune_tool.deploy.description import Description, Port
 LONGEST = 300
 """Characters of an entry that are shown; ``--json`` has all of it."""
 
-INPUTS = {
-    "normalize": "RGB in [0, 1], resized and cropped; normalisation is inside",
-    "graph": "RGB bytes of any size; resize, crop and normalisation are inside",
-    "none": "RGB in [0, 1], resized, cropped and normalised",
-}
-"""What a file wants, by its entry ``preprocess``."""
-
 SHOWN_APART = {
     "classes",
     "certificate",
@@ -72,9 +65,10 @@ def _task(said: dict[str, str]) -> Iterable[tuple[str, str]]:
     if "classes" in said:
         names: list[str] = json.loads(said["classes"])
         yield "classes", f"{len(names)}: {', '.join(names)}"
+    if "input" in said:
+        yield "takes", said["input"]
     if "preprocessing" in said:
         recipe: dict[str, Any] = json.loads(said["preprocessing"])
-        yield "images", INPUTS.get(said.get("preprocess", "normalize"), said.get("preprocess", ""))
         yield "recipe", ", ".join(f"{name} {value}" for name, value in recipe.items())
     if "neurons" in said:
         kept: dict[str, list[int]] = json.loads(said["neurons"])

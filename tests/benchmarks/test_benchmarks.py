@@ -83,6 +83,14 @@ def test_sweep_reads_features(tmp_path, scripts):
     assert record["one_at_a_time"][-1]["ridge"]["accuracy"] > 0.98
 
 
+@pytest.mark.slow
+def test_bench_noise_runs(tmp_path):
+    printed = run("bench_noise.py", "--runs", 1, "--seconds", 0.1, "--out", tmp_path)
+    record = json.loads((tmp_path / "bench_noise.json").read_text())
+    assert "of 1 runs" in printed
+    assert all(len(record[how]) == 1 for how in ("one process", "one process each"))
+
+
 def test_the_published_redundancy_is_not_the_papers_own_definition(scripts):
     from _paper_report import PUBLISHED
 
