@@ -37,7 +37,7 @@ def refusal(answer: Answer) -> str:
 def test_what_an_analysis_keeps_is_listed(cache: Path) -> None:
     printed = json.loads(ask("cache", "ls", "--json").out)
     assert printed["root"] == str(cache)
-    assert {entry["kind"] for entry in printed["entries"]} == {"features", "graphs", "findings"}
+    assert {entry["kind"] for entry in printed["entries"]} == {"features", "graphs", "findings", "latencies"}
     assert printed["n_bytes"] == sum(entry["n_bytes"] for entry in printed["entries"])
     features = next(entry for entry in printed["entries"] if entry["kind"] == "features")
     assert features["about"]["model"] == "test_resnet"
@@ -107,7 +107,7 @@ def test_by_age(cache: Path) -> None:
     for path in old:
         os.utime(path, (time.time() - 86400 * 3,) * 2)
     assert ask("cache", "rm", "--older-than", "50h", "--yes").status == 0
-    assert {entry["kind"] for entry in listed().values()} == {"findings"}
+    assert {entry["kind"] for entry in listed().values()} == {"findings", "latencies"}
 
 
 def test_what_was_removed_is_computed_again(
