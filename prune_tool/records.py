@@ -12,6 +12,7 @@ from prune_tool import defaults
 from prune_tool.errors import UsageError
 
 Strategy = Literal["random", "pivoted"]
+Engine = Literal["local", "ray"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -85,11 +86,15 @@ class Request:
         seed: of splits and draws.
         n_draws: random subsets per size.
         skip_bad: leave out images that cannot be decoded (they are counted) instead of stopping.
-        device: ``cpu`` or ``cuda``, where features are extracted.
+        device: ``cpu``, ``cuda`` (every GPU) or ``cuda:N``, where features are extracted.
         strategy: how neurons are picked: ``random`` (the definition of diffuse redundancy), or ``pivoted``, greedily by
             the training labels.
         compare: also measure other ways to take numbers from the penultimate layer.
         round_to: kept widths inside the network are rounded up to a multiple of this; what comes out does not change.
+        amp: extract in half precision, checked against float32 on the first batch.
+        engine: ``local``, this machine's devices, or ``ray``, a cluster. Changes no number.
+        workers: processes that decode images; 0 for threads of this process, ``None`` for whichever is faster. Changes
+            no number.
     """
 
     model: str | None = None
@@ -104,6 +109,9 @@ class Request:
     strategy: Strategy = "random"
     compare: bool = False
     round_to: int = defaults.ROUND_TO
+    amp: bool = False
+    engine: Engine = "local"
+    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,7 +50,10 @@ OwnInputSize = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of splits and random subsets.")]
 Draws = Annotated[int, typer.Option("--draws", min=2, help="Random subsets per size.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded, and count them.")]
-Device = Annotated[str, typer.Option("--device", help="Where features are extracted: cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", help="Where features are extracted: cpu, cuda or cuda:0.")]
+Amp = Annotated[bool, typer.Option("--amp", help="Extract in half precision; checked against float32 first.")]
+Engine = Annotated[str, typer.Option("--engine", help="What extracts features: local (this machine), or ray.")]
+Workers = Annotated[str, typer.Option("--workers", help="Processes that decode images: a number, or `auto`.")]
 Strategy = Annotated[
     str,
     typer.Option("--strategy", help="How neurons are picked: random (the definition), or pivoted (by label)."),
@@ -97,9 +100,14 @@ def request(
     strategy: str,
     modules: str | None,
     round_to: int,
+    amp: bool,
+    engine: str,
+    workers: str,
     compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
+    if engine not in ("local", "ray"):
+        raise UsageError(asked=f"--engine {engine}", found="no such engine", remedy="Choose local or ray")
     if strategy not in ("random", "pivoted"):
         raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
     return Request(
@@ -115,7 +123,18 @@ def request(
         compare=compare,
         taps=None if modules is None else tuple(modules.split(",")),
         round_to=round_to,
+        amp=amp,
+        engine="ray" if engine == "ray" else "local",
+        workers=_workers(workers),
     )
+
+
+def _workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(asked=f"--workers {text}", found="no number of processes", remedy="Try --workers auto")
+    return int(text)
 
 
 def points(option: str, text: str) -> float:

@@ -121,6 +121,7 @@ def findings_key(workspace: Workspace, record: RunRecord) -> str:
         record.data_fingerprint,
         record.splits_fingerprint,
         repr((request.seed, request.n_draws, request.strategy, request.compare, request.device, request.round_to)),
+        repr(request.amp),
         repr(sorted(constants.items())),
         repr(sorted(record.versions.items())),
     )

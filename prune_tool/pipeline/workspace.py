@@ -7,6 +7,7 @@ request share one, so that ``compress`` loads and captures nothing twice.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,7 +107,7 @@ class Workspace:
     """Opens what a request names, each thing once."""
 
     def __init__(self, request: Request, progress: Progress | None = None) -> None:
-        _require_device(request.device)
+        require_device(request.device)
         self.request = request
         self.progress: Progress = progress or Silent()
         self._made: dict[str, Any] = {}
@@ -176,13 +177,17 @@ class Workspace:
             return open_subject(backbone, request.taps)
 
 
-def _require_device(device: str) -> None:
+def require_device(device: str) -> None:
+    """Refuse a device that is none, or that PyTorch does not find."""
     asked = f"--device {device}"
-    if device not in ("cpu", "cuda"):
-        raise UsageError(asked=asked, found="no such device", remedy="Choose cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(asked=asked, found="no such device", remedy="Choose cpu or cuda (every GPU; cuda:0 is one)")
+    n_found = torch.cuda.device_count()
+    if device.startswith("cuda") and not torch.cuda.is_available():
         found = f"PyTorch {torch.__version__} finds no CUDA device it can use"
         raise ProviderError(asked=asked, found=found, remedy="Use --device cpu")
+    if ":" in device and int(device.partition(":")[2]) >= n_found:
+        raise ProviderError(asked=asked, found=f"PyTorch finds {n_found} of them", remedy="Use --device cuda:0")
 
 
 def _sizes_worth_trying(own: int) -> Sequence[int]:

@@ -83,6 +83,16 @@ def test_sweep_reads_features(tmp_path, scripts):
     assert record["one_at_a_time"][-1]["ridge"]["accuracy"] > 0.98
 
 
+@pytest.mark.slow
+def test_extraction_is_timed(tmp_path, convnet, images):
+    printed = run("extract.py", convnet, images, "--images", 48, "--out", tmp_path)
+    record = json.loads((tmp_path / "extract.json").read_text())
+    assert record["n_images"] == 48
+    assert len(record["images_per_s"]) == 5
+    assert min(record["images_per_s"].values()) > 0
+    assert "of the better runtime on decoded pixels" in printed
+
+
 def test_the_published_redundancy_is_not_the_papers_own_definition(scripts):
     from _paper_report import PUBLISHED
 
