@@ -260,7 +260,9 @@ def test_numbers_do_not_depend_on_the_cores(workspace: Workspace, rows: np.ndarr
 
 def test_who_decodes_unasked() -> None:
     many = WORTH_PROCESSES
-    assert n_workers_for(None, "cpu", many, n_cores=16, n_lanes=1) == 0
+    assert n_workers_for(None, "cpu", many, n_cores=8, n_lanes=1) == 0
+    assert n_workers_for(None, "cpu", many, n_cores=16, n_lanes=1) == 4
+    assert n_workers_for(None, "cpu", many - 1, n_cores=16, n_lanes=1) == 0
     assert n_workers_for(None, "cuda", many, n_cores=16, n_lanes=1) == 16
     assert n_workers_for(None, "cuda", many - 1, n_cores=16, n_lanes=1) == 0
     assert n_workers_for(None, "cuda", many, n_cores=16, n_lanes=8) == 2

@@ -19,6 +19,9 @@ from prune_tool.pipeline.engines.runners import Runner, exact_products, open_run
 WORTH_PROCESSES = 4096
 """Images from which worker processes are started unasked: they take as long to start as threads to decode so many."""
 
+FEW_CORES = 8
+"""Cores whose networks threads can feed: EfficientNet-Lite0, a fast one, runs at some 80 images a second and core."""
+
 POLL_S = 0.1
 """Seconds after which a lane that waits for room looks whether it shall stop."""
 
@@ -33,8 +36,9 @@ def devices_of(device: str) -> tuple[str, ...]:
 def n_workers_for(asked: int | None, device: str, n_images: int, n_cores: int, n_lanes: int) -> int:
     """Worker processes that decode for one device.
 
-    On a CPU the networks are what takes the time, and threads decode beside them. One process's threads decode some
-    600 images a second, held up by Python's lock, and a GPU takes thousands: there every core gets a process.
+    Threads of one process decode some 600 images a second, held up by Python's lock. Few cores run no network faster
+    than that, and threads share them at no cost; there, processes gain nothing. A GPU takes thousands, so every core
+    gets a process; many cores take more than threads deliver, and decoding is about a quarter of their work.
 
     Args:
         asked: by the user, for all devices together; ``None`` for this rule.
@@ -43,9 +47,9 @@ def n_workers_for(asked: int | None, device: str, n_images: int, n_cores: int, n
         n_cores: that may be used.
         n_lanes: devices that share them.
     """
-    if asked is None:
-        asked = n_cores if device.startswith("cuda") and n_images >= WORTH_PROCESSES else 0
-    return math.ceil(asked / n_lanes)
+    if asked is None and n_images >= WORTH_PROCESSES:
+        asked = n_cores if device.startswith("cuda") else n_cores // 4 if n_cores > FEW_CORES else 0
+    return math.ceil((asked or 0) / n_lanes)
 
 
 def compute_here(

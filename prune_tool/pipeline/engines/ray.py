@@ -89,21 +89,23 @@ class Actor:
 
         self._plan: Plan = ray.get(plan[0])
         self._device, self._n_cores = f"{device}:0" if device == "cuda" else device, n_cores
-        self._n_workers = n_workers_for(n_workers, device, self._plan.n_images, n_cores, n_lanes=1)
+        self._n_workers = n_workers
         self._runners = {
             i: open_runner(network, self._device, amp=self._plan.amp) for i, network in self._plan.networks.items()
         }
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The shards of one task, each as soon as it is done."""
+        shards = [int(shard) for shard in batch["shards"][0]]
+        n_images = sum(len(self._plan.rows_of(shard)) for shard in shards)
         with exact_products():
             for shard, neurons in compute(
                 self._plan,
                 self._runners,
                 self._device,
-                [int(shard) for shard in batch["shards"][0]],
+                shards,
                 n_threads=self._n_cores,
-                n_workers=self._n_workers,
+                n_workers=n_workers_for(self._n_workers, self._device, n_images, self._n_cores, n_lanes=1),
             ):
                 yield {"shard": np.array([shard]), "neurons": np.array([_packed(neurons)], dtype=object)}
 
