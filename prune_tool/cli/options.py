@@ -51,7 +51,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Of splits and random s
 Draws = Annotated[int, typer.Option("--draws", min=2, help="Random subsets per size.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded, and count them.")]
 Device = Annotated[str, typer.Option("--device", help="Where features are extracted: cpu, cuda or cuda:0.")]
-Amp = Annotated[bool, typer.Option("--amp", help="Extract in half precision; checked against float32 first.")]
+Amp = Annotated[bool, typer.Option("--amp", help="Extract in float16 (for GPUs); checked against float32 first.")]
 Engine = Annotated[str, typer.Option("--engine", help="What extracts features: local (this machine), or ray.")]
 Workers = Annotated[str, typer.Option("--workers", help="Processes that decode images: a number, or `auto`.")]
 Strategy = Annotated[
@@ -108,6 +108,10 @@ def request(
     """The request that a command's options make."""
     if engine not in ("local", "ray"):
         raise UsageError(asked=f"--engine {engine}", found="no such engine", remedy="Choose local or ray")
+    if engine == "ray":
+        from prune_tool.pipeline.engines.ray import require_ray
+
+        require_ray()  # before images are checked, which may take long
     if strategy not in ("random", "pivoted"):
         raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
     return Request(

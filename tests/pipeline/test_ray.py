@@ -22,7 +22,7 @@ N_IMAGES = 40
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Two cores; started here, so that no cluster of the machine is used."""
-    ray = engine._imported()
+    ray = engine.require_ray()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(

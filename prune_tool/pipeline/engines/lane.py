@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from torch import Tensor
 
-from prune_tool.pipeline.decode import Pixels, decode
+from prune_tool.pipeline.decode import Batch, Pixels, decode
 from prune_tool.pipeline.engines.plan import Chunk, Plan, Shard, Shards
 from prune_tool.pipeline.engines.runners import Neurons, Runner, n_streams
 
@@ -49,24 +49,12 @@ def compute(
         Every shard, in order.
 
     Raises:
-        BadImageError: an image cannot be decoded.
-        WorkerError: a worker process died.
+        PruneToolError: as ``decode`` and the runners.
     """
     taken: deque[Chunk] = deque()
-
-    def batches() -> Iterator[Chunk]:
-        for chunk in plan.chunks(shards):
-            taken.append(chunk)
-            yield chunk
-
+    batches = _batches(plan.chunks(shards), taken)
+    decoded = decode(plan.decoder, batches, n_threads=n_threads, n_workers=n_workers, pinned="cuda" in device)
     streams = n_streams(device, n_threads)
-    decoded = decode(
-        plan.decoder,
-        (chunk.batch for chunk in batches()),
-        n_threads=n_threads,
-        n_workers=n_workers,
-        pinned=device.startswith("cuda"),
-    )
     pool = ThreadPoolExecutor(streams)
     running: deque[_Running] = deque()
     done: list[Result] = []
@@ -88,6 +76,13 @@ def compute(
     finally:
         pool.shutdown(cancel_futures=True)
         decoded.close()
+
+
+def _batches(chunks: Iterable[Chunk], taken: deque[Chunk]) -> Iterator[Batch]:
+    """What is to be decoded of each chunk, which is put down as taken."""
+    for chunk in chunks:
+        taken.append(chunk)
+        yield chunk.batch
 
 
 def _to_the_end(decoded: Iterator[Pixels], failures: list[BaseException]) -> Iterator[Pixels]:

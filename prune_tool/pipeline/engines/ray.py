@@ -12,7 +12,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -38,8 +37,7 @@ MAX_SHARDS_PER_TASK = 64
 
 def device_of_cluster() -> str:
     """``cuda`` where the cluster has a GPU, else ``cpu``. Raises ``UsageError`` where Ray is not installed."""
-    with _connected() as ray:
-        return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
+    return "cuda" if _connect().cluster_resources().get("GPU", 0) >= 1 else "cpu"
 
 
 def compute_on_cluster(plan: Plan, device: str, *, n_workers: int | None, advance: Callable[[int], None]) -> Shards:
@@ -58,27 +56,27 @@ def compute_on_cluster(plan: Plan, device: str, *, n_workers: int | None, advanc
         PruneToolError: what an actor raised.
         WorkerError: the cluster failed.
     """
-    with _connected() as ray:
-        n_actors, n_cores = _actors(ray, device)
-        shards = plan.shards
-        per_task = max(1, min(MAX_SHARDS_PER_TASK, len(shards) // (TASKS_PER_ACTOR * n_actors)))
-        tasks = [{"shards": shards[i : i + per_task]} for i in range(0, len(shards), per_task)]
-        sent = ray.put(replace(plan, networks={i: portable(n) for i, n in plan.networks.items()}))
-        computed = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-            Actor,
-            fn_constructor_kwargs={"plan": [sent], "device": device, "n_cores": n_cores, "n_workers": n_workers},
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(n_actors, len(tasks))),
-            num_cpus=n_cores,
-            num_gpus=1 if device == "cuda" else 0,
-        )
-        try:
-            for row in computed.iter_rows():
-                shard = int(row["shard"])
-                yield shard, _unpacked(row["neurons"])
-                advance(len(plan.rows_of(shard)))
-        except ray.exceptions.RayError as error:
-            raise _cause(error) from error
+    ray = _connect()
+    n_actors, n_cores = _actors(ray, device)
+    shards = plan.shards
+    per_task = max(1, min(MAX_SHARDS_PER_TASK, len(shards) // (TASKS_PER_ACTOR * n_actors)))
+    tasks = [{"shards": shards[i : i + per_task]} for i in range(0, len(shards), per_task)]
+    sent = ray.put(replace(plan, networks={i: portable(n) for i, n in plan.networks.items()}))
+    computed = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        Actor,
+        fn_constructor_kwargs={"plan": [sent], "device": device, "n_cores": n_cores, "n_workers": n_workers},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(n_actors, len(tasks))),
+        num_cpus=n_cores,
+        num_gpus=1 if device == "cuda" else 0,
+    )
+    try:
+        for row in computed.iter_rows():
+            shard = int(row["shard"])
+            yield shard, _unpacked(row["neurons"])
+            advance(len(plan.rows_of(shard)))
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
 
 
 class Actor:
@@ -136,13 +134,11 @@ def _actors(ray: Any, device: str) -> tuple[int, int]:
     return sum(int(node["CPU"]) // n_cores for node in able), n_cores
 
 
-@contextmanager
-def _connected() -> Iterator[Any]:
-    """Ray, connected: as the caller left it, or for as long as the block lasts."""
-    ray = _imported()
+def _connect() -> Any:
+    """Ray, connected as the caller left it, or from now until this process ends."""
+    ray = require_ray()
     if ray.is_initialized():
-        yield ray
-        return
+        return ray
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -151,14 +147,11 @@ def _connected() -> Iterator[Any]:
             found=str(error).strip().splitlines()[0],
             remedy="Start one (ray start --head), or unset RAY_ADDRESS; --engine local needs none",
         ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    return ray
 
 
-def _imported() -> Any:
-    """Ray Data, quiet. Its settings are read when it is imported."""
+def require_ray() -> Any:
+    """Ray Data, quiet. Its settings are read when it is imported. Raises ``UsageError`` where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters arrives as an exception
     try:
