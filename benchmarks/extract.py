@@ -1,10 +1,12 @@
-"""Images per second from files on disk to features: prune-tool against plain timm evaluation loops, interleaved.
+"""Images per second from files on disk to features: prune-tool, plain timm evaluation loops, and the bare runtimes.
 
-    python benchmarks/extract.py [MODEL] [DATA] [--images N] [--device cpu|cuda]
+    python benchmarks/extract.py [MODEL] [DATA] [--images N] [--device cpu|cuda] [--amp] [--workers N] [--out FOLDER]
 
-Every contender reads the same images with the same transform at the backbone's own input size, batch 16 (256 on CUDA).
-prune-tool extracts *all* taps; the loops compute the penultimate layer only. Compiling the graph, done once per
-backbone and cached, is timed by itself. Writes ``benchmarks/results/extract[-cuda].json`` and prints its table.
+All are interleaved and work on the same images with the same transform at the backbone's own input size. The loops
+decode in worker processes, one a core, and compute the penultimate layer only; prune-tool extracts *all* taps. The bare
+runtimes run the graph with all taps on pixels that lie decoded in memory, in the way of their documentation: the better
+of them is what extraction could reach if decoding were free. Compiling the graph and trying the runtimes, done once per
+backbone and cached, are timed by themselves. Writes ``extract[-cuda][-amp].json`` and prints its table.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import _record
@@ -22,10 +25,22 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from prune_tool import Request, Workspace, defaults
-from prune_tool.pipeline.extract import extract, open_runner
+from prune_tool.deploy.session import open_session
+from prune_tool.pipeline.decode import Batch, Decoder
+from prune_tool.pipeline.engines.choose import choose_runtime
+from prune_tool.pipeline.engines.network import network_of
+from prune_tool.pipeline.engines.runners import AMP_DTYPE, TorchRunner, exact_products
+from prune_tool.pipeline.extract import extract
+from prune_tool.pipeline.workspace import n_threads
 from prune_tool.store.features import FeatureCache
 
 N_ROUNDS = 3
+N_DECODED = 64
+"""Images that the bare runtimes run on, over and over."""
+
+LOOP, LAST_LOOP = "timm loop, PyTorch", "timm loop, PyTorch channels-last"
+OURS = "prune-tool, all taps"
+BARE = ("bare ONNX Runtime, decoded", "bare PyTorch channels-last, decoded")
 
 
 class Images(Dataset[torch.Tensor]):
@@ -50,20 +65,25 @@ class Images(Dataset[torch.Tensor]):
         return image
 
 
-def timm_loop(workspace: Workspace, n_images: int, device: str, memory_format: torch.memory_format) -> float:
+def timm_loop(workspace: Workspace, n_images: int, memory_format: torch.memory_format) -> float:
     """Seconds of an evaluation loop as timm's ``validate.py`` runs it."""
-    batch_size = defaults.BATCH_SIZE[device]
-    workers = 2 if device == "cpu" else 8
+    device, amp = workspace.request.device, workspace.request.amp
     module = workspace.native.backbone.module.to(device).to(memory_format=memory_format)
+    loader = DataLoader(
+        Images(workspace, n_images),
+        batch_size=defaults.BATCH_SIZE[device],
+        num_workers=n_threads(),
+        pin_memory=device == "cuda",
+    )
     start = time.perf_counter()
-    with torch.inference_mode():
-        for batch in DataLoader(Images(workspace, n_images), batch_size=batch_size, num_workers=workers):
-            module(batch.to(device).contiguous(memory_format=memory_format)).cpu()
+    with torch.inference_mode(), torch.autocast(device, AMP_DTYPE) if amp else nullcontext():
+        for batch in loader:
+            module(batch.to(device, non_blocking=True).contiguous(memory_format=memory_format)).cpu()
     return time.perf_counter() - start
 
 
 def prune_tool_extract(workspace: Workspace, n_images: int) -> float:
-    """Seconds to extract into an empty cache, the compiled graph at hand."""
+    """Seconds to extract into an empty cache, the compiled graph and the chosen runtime at hand."""
     folder = Path(tempfile.mkdtemp())
     try:
         shutil.copytree(workspace.cache.root / "graphs", folder / "graphs", dirs_exist_ok=True)
@@ -76,49 +96,102 @@ def prune_tool_extract(workspace: Workspace, n_images: int) -> float:
         shutil.rmtree(folder)
 
 
+def bare_runtimes(workspace: Workspace, n_images: int) -> dict[str, Callable[[], float]]:
+    """Seconds of either runtime for ``n_images`` that are decoded already."""
+    subject, device = workspace.native, workspace.request.device
+    decoder = Decoder(workspace.source, {0: subject.backbone.preprocessing})
+    pixels = decoder(Batch(rows=np.arange(min(N_DECODED, n_images)), wanted=(0,)))[0].to(device)
+    size = defaults.BATCH_SIZE[device]
+    pixels = pixels.repeat(max(1, -(-size // len(pixels))), 1, 1, 1)
+    batches = [pixels[i % len(pixels) :][:size] for i in range(0, n_images, size)]
+    module = TorchRunner(network_of(workspace, subject, "pytorch"), device)._module  # noqa: SLF001 - bare
+
+    def pytorch() -> float:
+        start = time.perf_counter()
+        with (
+            exact_products(),
+            torch.inference_mode(),
+            torch.autocast(device, AMP_DTYPE, enabled=workspace.request.amp),
+        ):
+            for batch in batches:
+                module(batch)
+            if device == "cuda":
+                torch.cuda.synchronize()
+        return (time.perf_counter() - start) * n_images / sum(map(len, batches))
+
+    if device == "cuda":
+        return {BARE[1]: pytorch}
+    session = open_session(network_of(workspace, subject, "onnxruntime").form, n_threads=n_threads())
+
+    def onnx_runtime() -> float:
+        start = time.perf_counter()
+        for batch in batches:
+            session.run(None, {"pixels": batch.numpy()})
+        return (time.perf_counter() - start) * n_images / sum(map(len, batches))
+
+    return {BARE[0]: onnx_runtime, BARE[1]: pytorch}
+
+
+def prepare(workspace: Workspace) -> float:
+    """Seconds to compile the graph and to choose the runtime."""
+    start = time.perf_counter()
+    indices = np.arange(defaults.BATCH_SIZE["cpu"])
+    runtime = choose_runtime(workspace, workspace.native, workspace.request.device, indices)
+    network_of(workspace, workspace.native, runtime)
+    (workspace.cache.root / "graphs").mkdir(parents=True, exist_ok=True)
+    return time.perf_counter() - start
+
+
 def main() -> None:
     """Run and record."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model", nargs="?")
     parser.add_argument("data", nargs="?")
     parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    workspace = Workspace(Request(model=arguments.model, data=arguments.data, device=arguments.device))
-    start = time.perf_counter()
-    (workspace.cache.root / "graphs").mkdir(parents=True, exist_ok=True)
-    open_runner(workspace, workspace.native)
-    compiling = time.perf_counter() - start
-    n, device = arguments.images, arguments.device
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--amp", action="store_true")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--out", type=Path, default=_record.RESULTS)
+    asked = parser.parse_args()
+    n = asked.images
+    workspace = Workspace(
+        Request(model=asked.model, data=asked.data, device=asked.device, amp=asked.amp, workers=asked.workers)
+    )
+    preparing = prepare(workspace)
     contenders: dict[str, Callable[[], float]] = {
-        "timm loop, PyTorch": lambda: timm_loop(workspace, n, device, torch.contiguous_format),
-        "timm loop, PyTorch channels-last": lambda: timm_loop(workspace, n, device, torch.channels_last),
-        "prune-tool, all taps": lambda: prune_tool_extract(workspace, n),
+        LOOP: lambda: timm_loop(workspace, n, torch.contiguous_format),
+        LAST_LOOP: lambda: timm_loop(workspace, n, torch.channels_last),
+        OURS: lambda: prune_tool_extract(workspace, n),
+        **bare_runtimes(workspace, n),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(N_ROUNDS):
         for name, contender in contenders.items():
             seconds[name].append(contender())
     rates = {name: n / statistics.median(times) for name, times in seconds.items()}
-    baseline = rates["timm loop, PyTorch"]
+    better = max(rate for name, rate in rates.items() if name in BARE)
     result = {
         "model": workspace.native.backbone.name,
         "data": workspace.source.name,
-        "device": device,
+        "device": asked.device,
+        "amp": asked.amp,
+        "workers": asked.workers,
         "n_images": n,
         "n_taps": len(workspace.native.taps),
-        "batch_size": defaults.BATCH_SIZE[device],
-        "compile_once_s": compiling,
+        "features_per_image": sum(tap.width for tap in workspace.native.taps),
+        "batch_size": defaults.BATCH_SIZE[asked.device],
+        "prepare_once_s": preparing,
         "images_per_s": rates,
-        "ratio_to_timm_loop": {name: rate / baseline for name, rate in rates.items()},
+        "ratio_to_timm_loop": {name: rate / rates[LOOP] for name, rate in rates.items()},
+        "share_of_better_bare_runtime": rates[OURS] / better,
         "seconds": seconds,
     }
-    _record.save(
-        "extract" if device == "cpu" else f"extract-{device}", result, ("torch", "timm", "onnxruntime", "pillow")
-    )
+    name = "-".join(["extract", *(["cuda"] if asked.device == "cuda" else []), *(["amp"] if asked.amp else [])])
+    _record.save(name, result, ("torch", "timm", "onnxruntime", "pillow"), asked.out)
     print("| contender | images/s | ratio |\n|---|---|---|")
     for name, rate in rates.items():
-        print(f"| {name} | {rate:.0f} | {rate / baseline:.2f} |")
+        print(f"| {name} | {rate:.0f} | {rate / rates[LOOP]:.2f} |")
+    print(f"\n{OURS}: {result['share_of_better_bare_runtime']:.0%} of the better runtime on decoded pixels")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ An error is one message in three parts: what was asked, what was found, and what
 asks for all three so that none is forgotten; no stage returns ``None`` to say that it failed.
 """
 
+from functools import partial
 from typing import ClassVar
 
 
@@ -21,6 +22,10 @@ class PruneToolError(Exception):
     def __init__(self, *, asked: str, found: str, remedy: str) -> None:
         self.asked, self.found, self.remedy = asked, found, remedy
         super().__init__(f"{asked}: {found}. {remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors of worker processes arrive as they were raised."""
+        return partial(type(self), asked=self.asked, found=self.found, remedy=self.remedy), ()
 
 
 class DataError(PruneToolError):
@@ -45,6 +50,10 @@ class CacheError(PruneToolError):
 
 class HubError(PruneToolError):
     """The Hugging Face Hub cannot be reached, refuses, or there is no token for it."""
+
+
+class WorkerError(PruneToolError):
+    """A process that worked for this one died, or a cluster could not do its work."""
 
 
 class ProviderError(PruneToolError):

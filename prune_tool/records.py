@@ -15,6 +15,7 @@ Strategy = Literal["random", "pivoted"]
 Metric = Literal["accuracy", "balanced-accuracy"]
 Cost = Literal["latency", "macs", "params", "neurons"]
 COSTS: tuple[Cost, ...] = ("latency", "macs", "params", "neurons")
+Engine = Literal["local", "ray"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
@@ -181,7 +182,7 @@ class Request:
         seed: of splits and draws.
         n_draws: random subsets per size.
         skip_bad: leave out images that cannot be decoded (they are counted) instead of stopping.
-        device: ``cpu`` or ``cuda``, where features are extracted.
+        device: ``cpu``, ``cuda`` (every GPU) or ``cuda:N``, where features are extracted.
         strategy: how neurons are picked: ``random`` (the definition of diffuse redundancy), or ``pivoted``, greedily by
             the training labels.
         metric: what budgets, curves and the certificate count: all images alike, or all classes.
@@ -190,6 +191,10 @@ class Request:
         target: what latency is measured on.
         round_to: kept widths inside the network are rounded up to a multiple of this; what comes out does not change.
         preprocessing: what is to differ from the backbone's own.
+        amp: extract in half precision, checked against float32 on the first batch.
+        engine: ``local``, this machine's devices, or ``ray``, a cluster. Changes no number.
+        workers: processes that decode images; 0 for threads of this process, ``None`` for whichever is faster. Changes
+            no number.
     """
 
     model: str | None = None
@@ -208,6 +213,9 @@ class Request:
     target: Target = field(default_factory=Target)
     round_to: int = defaults.ROUND_TO
     preprocessing: PreprocessingChange = PreprocessingChange()
+    amp: bool = False
+    engine: Engine = "local"
+    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,11 @@ A real timm backbone a few channels wide, images whose classes it can tell apart
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -118,3 +121,65 @@ def ask_process(*args: object, program: str = "from prune_tool.cli.app import ma
     command = [sys.executable, "-c", program, *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     return Answer(status=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def doubled(item: int) -> object:
+    """What worker processes apply in tests, as a tensor."""
+    import torch
+
+    return torch.tensor(2 * item)
+
+
+def killed_at_three(item: int) -> object:
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return doubled(item)
+
+
+def slowly_named(item: int) -> int:
+    time.sleep(0.05)
+    return os.getpid()
+
+
+class Wrapped:
+    """An image source around another."""
+
+    def __init__(self, source: object) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> object:
+        if name == "_source":  # not yet unpickled
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+    def __len__(self) -> int:
+        return len(self._source)  # type: ignore[arg-type]
+
+
+class Killing(Wrapped):
+    """Kills the process that reads image ``at``, once, unless that is the one that made this."""
+
+    def __init__(self, source: object, *, at: int, marker: Path) -> None:
+        super().__init__(source)
+        self.at, self.marker, self.maker = at, marker, os.getpid()
+
+    def read(self, i: int) -> object:
+        if i == self.at and os.getpid() != self.maker and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._source.read(i)  # type: ignore[attr-defined]
+
+
+class Refusing(Wrapped):
+    """Has only the images ``allowed``."""
+
+    def __init__(self, source: object, *, allowed: set[int]) -> None:
+        super().__init__(source)
+        self.allowed = allowed
+
+    def read(self, i: int) -> object:
+        from prune_tool.errors import BadImageError
+
+        if i not in self.allowed:
+            raise BadImageError(asked=f"read the image {i}", found="refused in a test", remedy="Ask for another")
+        return self._source.read(i)  # type: ignore[attr-defined]

@@ -13,11 +13,14 @@ from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from prune_tool.errors import GateError
 from prune_tool.pipeline.progress import Progress, Silent
@@ -37,19 +40,30 @@ class RichProgress:
         self.bars = bars
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    def stage(self, title: str, total: int | None = None, unit: str | None = None) -> Iterator[Callable[[int], None]]:
         """See ``pipeline.progress.Progress``."""
         started = time.perf_counter()
-        task = self.bars.add_task(title, total=total)
+        task = self.bars.add_task(title, total=total, unit=unit)
         try:
             yield lambda steps: self.bars.advance(task, steps)
         finally:
             self.bars.remove_task(task)
-        self.note(f"{title}: {time.perf_counter() - started:.1f} s")
+        seconds = time.perf_counter() - started
+        rate = f", {total:,} {unit} at {total / seconds:,.0f} a second" if total and unit else ""
+        self.note(f"{title}: {seconds:.1f} s{rate}")
 
     def note(self, message: str) -> None:
         """See ``pipeline.progress.Progress``."""
         self.bars.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+class RateColumn(ProgressColumn):
+    """Units a second of the stage under way, where it has a unit."""
+
+    def render(self, task: Task) -> Text:
+        """``213 images/s``."""
+        unit, speed = task.fields.get("unit"), task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {unit}/s" if unit and speed else "")
 
 
 @contextmanager
@@ -64,6 +78,7 @@ def watching(*, quiet: bool) -> Iterator[Progress]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        RateColumn(),
         TimeRemainingColumn(),
     )
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:

@@ -52,7 +52,10 @@ OwnInputSize = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of splits and random subsets.")]
 Draws = Annotated[int, typer.Option("--draws", min=2, help="Random subsets per size.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be decoded, and count them.")]
-Device = Annotated[str, typer.Option("--device", help="Where features are extracted: cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", help="Where features are extracted: cpu, cuda or cuda:0.")]
+Amp = Annotated[bool, typer.Option("--amp", help="Extract in float16 (for GPUs); checked against float32 first.")]
+Engine = Annotated[str, typer.Option("--engine", help="What extracts features: local (this machine), or ray.")]
+Workers = Annotated[str, typer.Option("--workers", help="Processes that decode images: a number, or `auto`.")]
 Strategy = Annotated[
     str,
     typer.Option("--strategy", help="How neurons are picked: random (the definition), or pivoted (by label)."),
@@ -166,9 +169,18 @@ def request(
     cost: str,
     target: Target,
     preprocessing: PreprocessingChange,
+    amp: bool,
+    engine: str,
+    workers: str,
     compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
+    if engine not in ("local", "ray"):
+        raise UsageError(asked=f"--engine {engine}", found="no such engine", remedy="Choose local or ray")
+    if engine == "ray":
+        from prune_tool.pipeline.engines.ray import require_ray
+
+        require_ray()  # before images are checked, which may take long
     if strategy not in ("random", "pivoted"):
         raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
     if cost not in COSTS:
@@ -193,7 +205,18 @@ def request(
         taps=None if modules is None else tuple(modules.split(",")),
         round_to=round_to,
         preprocessing=preprocessing,
+        amp=amp,
+        engine="ray" if engine == "ray" else "local",
+        workers=_workers(workers),
     )
+
+
+def _workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(asked=f"--workers {text}", found="no number of processes", remedy="Try --workers auto")
+    return int(text)
 
 
 def preprocessing(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import onnxruntime as ort
 
 from prune_tool.deploy.cuts import Cut, time_cuts
 from prune_tool.deploy.hardware import cpu_model
-from prune_tool.pipeline.extract import graph_of
-from prune_tool.pipeline.workspace import Workspace
+from prune_tool.pipeline.engines.network import network_of
+from prune_tool.pipeline.workspace import Subject, Workspace
 from prune_tool.records import Reading, TimedReadings
 from prune_tool.store.atomic import as_json_text, read_json
 from prune_tool.store.fingerprint import fingerprint
@@ -40,6 +41,13 @@ def time_readings(workspace: Workspace, readings: Sequence[Reading]) -> TimedRea
     return TimedReadings(
         target=target, cpu=cpu_model(), full_ms=found["full_ms"], reading_ms=tuple(found["reading_ms"])
     )
+
+
+def graph_of(workspace: Workspace, subject: Subject) -> Path:
+    """The backbone with all its taps as an ONNX file, bytes in: the one that features are extracted with on a CPU."""
+    form = network_of(workspace, subject, "onnxruntime").form
+    assert isinstance(form, Path)
+    return form
 
 
 def _key(workspace: Workspace, readings: Sequence[Reading]) -> str:

@@ -131,7 +131,7 @@ def findings_key(workspace: Workspace, record: RunRecord) -> str:
         record.data_fingerprint,
         record.splits_fingerprint,
         cpu_model() if request.cost == "latency" else "",
-        repr((request.cost, request.target)),
+        repr((request.cost, request.target, request.amp)),
         repr(
             (
                 request.seed,

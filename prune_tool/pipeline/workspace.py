@@ -7,6 +7,7 @@ request share one, so that ``compress`` loads and captures nothing twice.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -126,7 +127,7 @@ class Workspace:
         Raises:
             UsageError: a value in the request makes no sense, or both name a model.
         """
-        _require_device(request.device)
+        require_device(request.device)
         self.request = request if backbone is None else _of_module(request, backbone)
         self._given = backbone
         self.progress: Progress = progress or Silent()
@@ -214,13 +215,17 @@ def _of_module(request: Request, backbone: Backbone) -> Request:
     return replace(request, model=backbone.source)
 
 
-def _require_device(device: str) -> None:
+def require_device(device: str) -> None:
+    """Refuse a device that is none, or that PyTorch does not find."""
     asked = f"--device {device}"
-    if device not in ("cpu", "cuda"):
-        raise UsageError(asked=asked, found="no such device", remedy="Choose cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(asked=asked, found="no such device", remedy="Choose cpu or cuda (every GPU; cuda:0 is one)")
+    n_found = torch.cuda.device_count()
+    if device.startswith("cuda") and not torch.cuda.is_available():
         found = f"PyTorch {torch.__version__} finds no CUDA device it can use"
         raise ProviderError(asked=asked, found=found, remedy="Use --device cpu")
+    if ":" in device and int(device.partition(":")[2]) >= n_found:
+        raise ProviderError(asked=asked, found=f"PyTorch finds {n_found} of them", remedy="Use --device cuda:0")
 
 
 def _sizes_worth_trying(own: int) -> Sequence[int]:

@@ -78,6 +78,10 @@ class FeatureCache:
         """The findings ``key`` of an analysis."""
         return KeptFile(self.root, self.root / "findings" / f"{key[:_KEY_DIGITS]}.json", self._on_wait)
 
+    def runtime(self, key: str) -> KeptFile:
+        """Which runtime is faster for the graph and processor ``key``."""
+        return KeptFile(self.root, self.root / "runtimes" / f"{key[:_KEY_DIGITS]}.json", self._on_wait)
+
     def latencies(self, key: str) -> KeptFile:
         """The latencies ``key`` of some networks on one machine."""
         return KeptFile(self.root, self.root / "latencies" / f"{key[:_KEY_DIGITS]}.json", self._on_wait)

@@ -91,6 +91,15 @@ def test_bench_noise_runs(tmp_path):
     assert all(len(record[how]) == 1 for how in ("one process", "one process each"))
 
 
+def test_extraction_is_timed(tmp_path, convnet, images):
+    printed = run("extract.py", convnet, images, "--images", 48, "--out", tmp_path)
+    record = json.loads((tmp_path / "extract.json").read_text())
+    assert record["n_images"] == 48
+    assert len(record["images_per_s"]) == 5
+    assert min(record["images_per_s"].values()) > 0
+    assert "of the better runtime on decoded pixels" in printed
+
+
 def test_the_published_redundancy_is_not_the_papers_own_definition(scripts):
     from _paper_report import PUBLISHED
 

@@ -149,6 +149,9 @@ class TestOptions:
         ("option", "value", "proposed"),
         [
             ("--device", "tpu", r"Choose (\w+) or"),
+            ("--device", "cuda:x", r"Choose (\w+) or"),
+            ("--engine", "spark", r"Choose (\w+) or"),
+            ("--workers", "many", r"Try --workers (\S+)"),
             ("--strategy", "clever", r"Choose \w+ or (\w+)"),
             ("--input-size", "large", r"Try --input-size (\S+)"),
             ("--input-size", "0", r"Try --input-size (\S+)"),
@@ -195,6 +198,13 @@ class TestOptions:
         message = refused("test_resnet", NOWHERE, "--device", "cuda")
         assert "no CUDA device" in message
         assert NOWHERE in refused("test_resnet", NOWHERE, *shlex.split(proposal(message, r"Use (--device cpu)")))
+
+    def test_a_gpu_too_many(self, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        message = refused("test_resnet", NOWHERE, "--device", "cuda:2")
+        assert "PyTorch finds 2 of them" in message
+        assert NOWHERE in refused("test_resnet", NOWHERE, *shlex.split(proposal(message, r"Use (--device cuda:0)")))
 
 
 class TestRun:

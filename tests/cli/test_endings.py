@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.progress import Progress as Bars
 
 from prune_tool import defaults
 from prune_tool.cli.app import main
+from prune_tool.cli.console import RateColumn, watching
 from prune_tool.store.features import FeatureEntry
 from tests.cli.conftest import QUICK
 from tests.support import ask, ask_process
@@ -103,6 +108,27 @@ def test_a_reader_who_has_gone_is_no_error(capsys: pytest.CaptureFixture[str]) -
         main(["env", "--json"])
     assert ended.value.code == 141
     assert capsys.readouterr().err == ""
+
+
+def test_progress_says_how_fast(capsys: pytest.CaptureFixture[str]) -> None:
+    with watching(quiet=False) as progress:
+        with progress.stage("extracting features", 2_000, unit="images") as advance:
+            advance(2_000)
+        with progress.stage("sweeping", 3) as advance:
+            advance(3)
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"extracting features: \d+\.\d s, 2,000 images at [\d,]+ a second", first)
+    assert re.fullmatch(r"sweeping: \d+\.\d s", second)
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("images", "250 images/s"), (None, "")])
+def test_the_bar_shows_the_rate(unit: str | None, shown: str) -> None:
+    now = [0.0]
+    with Bars(RateColumn(), get_time=lambda: now[0], console=Console(file=StringIO())) as bars:
+        task = bars.add_task("", total=1000, unit=unit)
+        for now[0] in (1.0, 2.0, 3.0):
+            bars.advance(task, 250)
+        assert RateColumn().render(bars.tasks[0]).plain == shown
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_a_second_analysis_computes_only_what_is_new(
     def refuse(*_: object) -> None:
         raise AssertionError("the backbone was run again")
 
-    monkeypatch.setattr("prune_tool.pipeline.extract.open_runner", refuse)
+    monkeypatch.setattr("prune_tool.pipeline.extract.compute_here", refuse)
     other_draws = analyze(Workspace(replace(request_, n_draws=4)), runs=home / "runs")
     assert other_draws.analysis != analyzed.analysis
     monkeypatch.setattr("prune_tool.pipeline.analyze.fit_data", refuse)

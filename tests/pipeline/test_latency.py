@@ -15,8 +15,7 @@ from prune_tool.frontier.choice import most_accurate
 from prune_tool.pipeline import latency
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.export import export
-from prune_tool.pipeline.extract import graph_of
-from prune_tool.pipeline.latency import time_readings
+from prune_tool.pipeline.latency import graph_of, time_readings
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Limit, Request, Target
 

@@ -1,0 +1,1 @@
+"""How missing shards are computed: on this machine's devices, or on a Ray cluster."""
