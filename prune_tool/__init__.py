@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from prune_tool.pipeline.load import load
     from prune_tool.pipeline.workspace import Workspace
     from prune_tool.records import Budget, Request
+    from prune_tool.report.html import write_report
 
-__all__ = ["Budget", "PruneToolError", "Request", "Workspace", "analyze", "bench", "export", "load"]
+__all__ = ["Budget", "PruneToolError", "Request", "Workspace", "analyze", "bench", "export", "load", "write_report"]
 
 _HOMES = {
     "Budget": "prune_tool.records",
@@ -28,6 +29,7 @@ _HOMES = {
     "bench": "prune_tool.pipeline.bench",
     "export": "prune_tool.pipeline.export",
     "load": "prune_tool.pipeline.load",
+    "write_report": "prune_tool.report.html",
 }
 
 

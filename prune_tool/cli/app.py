@@ -15,7 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from prune_tool.cli import analyze, bench, compress, env, export, inspect
+from prune_tool.cli import analyze, bench, compress, env, export, inspect, report
 from prune_tool.errors import PruneToolError
 
 INTERRUPTED, UNREAD = 130, 141
@@ -71,6 +71,7 @@ app.command("inspect")(inspect.command)
 app.command("analyze")(analyze.command)
 app.command("export")(export.command)
 app.command("bench")(bench.command)
+app.command("report")(report.command)
 app.command("env")(env.command)
 
 

@@ -70,6 +70,7 @@ MaxClassDrop = Annotated[
     str | None,
     typer.Option("--max-class-drop", help="Exit 1 if a class loses more points: 10pp.", show_default=False),
 ]
+Plots = Annotated[bool, typer.Option("--plots", help="Also write the figures as PNG and SVG, for papers.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
 Run = Annotated[

@@ -145,30 +145,30 @@ def write_run(run: RunFolder, record: RunRecord, findings: Findings) -> None:
 
 def read_findings(path: Path) -> Findings:
     """Findings from the cache. Raises ``RunError`` where they are damaged."""
-    findings: Findings = _read(Findings, path)
+    findings: Findings = read_checked(Findings, path)
     return findings
 
 
 def read_record(run: RunFolder) -> RunRecord:
     """``run.json``. Raises ``RunError`` where it is damaged or of another version."""
-    record: RunRecord = _read(RunRecord, run.run)
+    record: RunRecord = read_checked(RunRecord, run.run)
     return record
 
 
 def read_analysis(run: RunFolder) -> Analysis:
     """``analysis.json``, checked."""
-    analysis: Analysis = _read(Analysis, run.analysis)
+    analysis: Analysis = read_checked(Analysis, run.analysis)
     return analysis
 
 
 def read_candidates(run: RunFolder) -> tuple[Candidate, ...]:
     """``frontier.json``, checked."""
-    candidates: tuple[Candidate, ...] = _read(tuple[Candidate, ...], run.frontier)
+    candidates: tuple[Candidate, ...] = read_checked(tuple[Candidate, ...], run.frontier)
     return candidates
 
 
-def _read(kind: Any, path: Path) -> Any:
-    """Read a record back.
+def read_checked(kind: Any, path: Path, *, written_by: str = "analyze") -> Any:
+    """Read a record of a type back, which a command wrote.
 
     Raises:
         RunError: there is no such file, or it does not hold what this version writes there.
@@ -181,7 +181,7 @@ def _read(kind: Any, path: Path) -> Any:
         raise RunError(
             asked=f"read {path}",
             found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-            remedy="Run `prune-tool analyze` again with this version",
+            remedy=f"Run `prune-tool {written_by}` again with this version",
         ) from error
 
 

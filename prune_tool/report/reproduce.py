@@ -1,0 +1,102 @@
+"""The commands behind a run: what was asked, as somebody would type it again."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prune_tool import defaults
+from prune_tool.pipeline.results import Results
+from prune_tool.records import Budget, Candidate, Request, Score
+from prune_tool.store.layout import RunFolder
+
+MOST_DECIMALS = 6
+"""Of a budget that tells one candidate from the next: a millionth of the accuracy is less than one image."""
+
+Words = Callable[[Any], list[str]]
+
+
+def _option(name: str) -> Words:
+    return lambda value: [name, str(value)]
+
+
+def _flag(name: str) -> Words:
+    return lambda value: [name] if value else []
+
+
+def _input_sizes(sizes: tuple[int, ...]) -> list[str]:
+    return ["--input-size", ",".join(map(str, sizes)) or "native"]
+
+
+WORDS: dict[str, Words] = {
+    "model": lambda value: [value],
+    "data": lambda value: [value],
+    "checkpoint": _option("--checkpoint"),
+    "input_sizes": _input_sizes,
+    "taps": lambda value: ["--modules", ",".join(value)],
+    "seed": _option("--seed"),
+    "n_draws": _option("--draws"),
+    "skip_bad": _flag("--skip-bad"),
+    "device": _option("--device"),
+    "strategy": _option("--strategy"),
+    "metric": _option("--metric"),
+    "compare": _flag("--compare"),
+    "round_to": _option("--round-to"),
+}
+"""What each field of a request is on the command line, in the order in which it is written."""
+
+
+def analyze_command(request: Request, run: RunFolder) -> str:
+    """The ``analyze`` of a request into a run folder; what is as by default is left out, except the seed."""
+    plain = Request()
+    words = ["prune-tool", "analyze"]
+    for field, spelled in WORDS.items():
+        value = getattr(request, field)
+        if value != getattr(plain, field) or field == "seed":
+            words += spelled(value)
+    return shlex.join([*words, "--runs", str(run.path.parent), "--name", run.name])
+
+
+def commands(results: Results) -> tuple[str, ...]:
+    """Everything that was done to a run, in order."""
+    run, exported, bench = str(results.run.path), results.exported, results.bench
+    done = [analyze_command(results.record.request, results.run)]
+    if exported is not None:
+        test = exported.certificate.test
+        words = ["prune-tool", "export", run, "--budget", spelled_budget(test.budget)]
+        words += [] if exported.taps in {None, "all"} else ["--taps", exported.taps]
+        confidence = 1 - test.alpha
+        words += [] if math.isclose(confidence, defaults.CONFIDENCE) else ["--confidence", f"{confidence:g}"]
+        done.append(shlex.join(words))
+    if bench is not None:
+        environment = bench.environment
+        batch_sizes = dict.fromkeys(timing.batch_size for timing in bench.timings)
+        words = ["prune-tool", "bench", run, "--batch", ",".join(map(str, batch_sizes))]
+        words += [] if environment.n_threads is None else ["--threads", str(environment.n_threads)]
+        words += [] if environment.provider == "cpu" else ["--provider", environment.provider]
+        done.append(shlex.join(words))
+    return (*done, shlex.join(["prune-tool", "report", run]))
+
+
+def spelled_budget(budget: Budget) -> str:
+    """As ``--budget`` reads it."""
+    return f"{budget.loss:.12g}" if budget.kind == "relative" else f"{100 * budget.loss:.12g}pp"
+
+
+def export_command(results: Results, budget: Budget) -> str:
+    """The ``export`` of a run at a budget."""
+    return shlex.join(["prune-tool", "export", str(results.run.path), "--budget", spelled_budget(budget)])
+
+
+def tightest_budget(candidate: Candidate, candidates: Sequence[Candidate], full: Score) -> Budget:
+    """The roundest relative budget that admits a candidate and none that is less accurate.
+
+    Candidates above the full backbone's accuracy share the budget 0, which means the cheapest of them.
+    """
+    loss = max(0.0, 1 - candidate.val.accuracy / full.accuracy) if full.n_correct else 0.0
+    worse = [c for c in candidates if c.val.accuracy < candidate.val.accuracy]
+    rounded = [math.ceil(loss * 10**d - 1e-9) / 10**d for d in range(2, MOST_DECIMALS + 1)]
+    budgets = [Budget(kind="relative", loss=b) for b in rounded]
+    return next((b for b in budgets if not any(b.is_met(c.val, full) for c in worse)), budgets[-1])
