@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["count", "share", "ms"]
-Tone = Literal["accent", "ink", "muted"]
-"""One colour and two greys; what matters most is ``accent``."""
+Tone = Literal["accent", "ink"]
+"""One colour and one grey; what matters most is ``accent``."""
 
 Shape = Literal["dot", "ring", "diamond"]
 Points = tuple[tuple[float, float], ...]
-Corner = Literal["above left", "below left", "above right", "below right"]
+Side = Literal["left", "right"]
 
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -102,12 +102,11 @@ def _linear_ticks(low: float, high: float) -> list[tuple[float, ...]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Points joined. ``step``: level until the next point. ``label`` stands at its right end."""
+    """Points joined. ``step``: level until the next point. ``label`` is for a key beside the figure."""
 
     points: Points
     tone: Tone
     step: bool = False
-    dashed: bool = False
     label: str = ""
 
 
@@ -121,23 +120,22 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A level, across the whole width, named at its left end, above it or below."""
+    """A level, across the whole width, named below its right end."""
 
     y: float
-    label: str
-    below: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A point of its own, with its name beside it."""
+    """A point of its own, with its name below it, to one side."""
 
     x: float
     y: float
     tone: Tone
     shape: Shape = "dot"
     label: str = ""
-    corner: Corner = "below right"
+    side: Side = "right"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

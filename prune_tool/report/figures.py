@@ -66,10 +66,10 @@ def frontier_chart(results: Results, cost: Cost) -> Chart:
     exported, metric = results.exported, metric_name(results.record.request)
     shipped = None if exported is None else exported.built.candidate
     full_cost = cost.full(analysis)
-    rules = [Rule(y=full.val.accuracy, label=f"full backbone: {100 * full.val.accuracy:.1f} %")]
+    rules = [Rule(y=full.val.accuracy)]
     if exported is not None and (budget := exported.certificate.test.budget).loss > 0:
         floor = budget.floor(full.val)
-        rules.append(Rule(y=floor, label=f"{budget} less: {100 * floor:.1f} %", below=True))
+        rules.append(Rule(y=floor, label=f"budget, {budget} less: {100 * floor:.1f} %"))
     levels = [c.val.accuracy for c in candidates] + [rule.y for rule in rules]
     costs = [*(cost.of(c) for c in candidates), full_cost]
     marks = [
@@ -82,7 +82,16 @@ def frontier_chart(results: Results, cost: Cost) -> Chart:
         )
         for c in candidates
     ]
-    marks.append(Mark(x=full_cost, y=full.val.accuracy, tone="ink", shape="diamond", label="full", corner="below left"))
+    marks.append(
+        Mark(
+            x=full_cost,
+            y=full.val.accuracy,
+            tone="ink",
+            shape="diamond",
+            label=f"full: {100 * full.val.accuracy:.1f} %",
+            side="left",
+        )
+    )
     best = f"{100 * max(levels):.1f} %"
     return Chart(
         title=f"Validation {metric} against {cost.title}",
@@ -98,7 +107,7 @@ def frontier_chart(results: Results, cost: Cost) -> Chart:
 
 
 def _fewer(full: float, kept: float) -> str:
-    return f"{full / kept:.1f}x fewer"
+    return f"{full / kept:.1f}× fewer"
 
 
 def _front(candidates: Sequence[Candidate], cost: Cost) -> Points:
@@ -158,7 +167,7 @@ def _panel_chart(cut: str, layer: MeasuredReading | None, pool: MeasuredReading 
         x=x,
         y=y,
         bands=tuple(Band(edges=_spread(m), tone=tone) for _, m, tone in curves),
-        lines=tuple(Line(points=_curve(m), tone=tone, label="") for _, m, tone in curves),
+        lines=tuple(Line(points=_curve(m), tone=tone, label=name) for name, m, tone in curves),
         marks=tuple(Mark(x=m.critical_size / m.reading.width, y=_critical(m), tone=tone) for _, m, tone in curves),
     )
 
@@ -192,7 +201,10 @@ def comparison_charts(comparisons: Sequence[Comparison], request: Request) -> tu
             summary=f"{metric} at a tenth: {_at_a_tenth(other)} against {_at_a_tenth(random)} of {random.name}",
             x=x,
             y=y,
-            lines=(Line(points=_compared(other), tone="ink"), Line(points=_compared(random), tone="accent")),
+            lines=(
+                Line(points=_compared(other), tone="ink", label="the way named"),
+                Line(points=_compared(random), tone="accent", label=random.name),
+            ),
         )
         for other in others
     )

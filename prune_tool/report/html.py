@@ -18,7 +18,7 @@ from prune_tool.report import classes, page
 from prune_tool.report.chart import percent, quantity
 from prune_tool.report.figures import COSTS, metric_name
 from prune_tool.report.plots import require_matplotlib, write_plots
-from prune_tool.report.reproduce import commands
+from prune_tool.report.reproduce import bench_command, commands
 from prune_tool.store.atomic import replacing
 from prune_tool.store.layout import RunFolder
 
@@ -111,6 +111,7 @@ def render(results: Results, samples: tuple[Sample, ...] = (), trouble: str | No
             samples=samples,
             metric=metric_name(results.record.request),
             commands=commands(results),
+            bench_again=bench_command(results.run, results.bench) if results.bench else None,
             export=shlex.join(["prune-tool", "export", str(results.run.path)]),
             classes=classes,
             most_tabs=max(len(results.record.input_sizes), len(COSTS)),
@@ -126,6 +127,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["unsteady"] = page.unsteady
     environment.filters |= {
         "percent": lambda share: f"{percent(share)} %",
         "pixels": lambda size: f"{size} px",

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from prune_tool.deploy.bench import Timing
 from prune_tool.pipeline.bench import FULL, KEPT
 from prune_tool.pipeline.results import Results
 from prune_tool.records import Candidate, MeasuredReading
 from prune_tool.report import figures, svg
 from prune_tool.report.chart import percent
 from prune_tool.report.reproduce import export_command, spelled_budget, tightest_budget
+
+MOST_SPREAD = 1.5
+"""Ratio of the ends of a speed-up's interval from which it is called unsteady; a quiet machine stays below 1.2."""
 
 BADGES = {"certified": "Certified", "not met": "Budget not met", "cannot certify": "Not certified"}
 """What stands before the certificate's sentence."""
@@ -188,9 +192,14 @@ def _speed(results: Results) -> tuple[Tile, ...]:
         Tile(
             name=f"faster at batch {first}",
             value=f"{kept.speedup.median:.1f}×",
-            note=f"{kept.speedup.low:.1f}× to {kept.speedup.high:.1f}× (95 %)",
+            note=f"{'unsteady: ' * unsteady(kept)}{kept.speedup.low:.1f}× to {kept.speedup.high:.1f}× (95 %)",
         ),
     )
+
+
+def unsteady(timing: Timing) -> bool:
+    """Whether a speed-up is known too badly to be quoted."""
+    return timing.speedup.high > MOST_SPREAD * timing.speedup.low
 
 
 def _full_file(results: Results) -> str:

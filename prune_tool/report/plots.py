@@ -98,12 +98,17 @@ def _grid(charts: list[tuple[str, Chart]]) -> Figure:
 
     n_rows = -(-len(charts) // PANELS_ACROSS)
     figure = Figure(figsize=(2.1 * COLUMN_INCHES, 1.35 * n_rows + 0.4), layout="constrained")
-    cells = figure.subplots(n_rows, PANELS_ACROSS, sharex=True, sharey=True, squeeze=False).flat
+    cells = list(figure.subplots(n_rows, PANELS_ACROSS, sharex=True, sharey=True, squeeze=False).flat)
     for axes, (name, chart) in zip(cells, charts, strict=False):
         _draw(axes, chart, 4)
         axes.set_title(name, fontsize=7, loc="left")
-    for axes in list(cells)[len(charts) :]:
+    for axes in cells[len(charts) :]:
         axes.set_visible(False)
+    for axes in cells[max(0, len(charts) - PANELS_ACROSS) : len(charts)]:
+        axes.tick_params(labelbottom=True)  # what stands below them may be empty
+    fullest = max(range(len(charts)), key=lambda i: len(charts[i][1].lines))
+    handles, labels = cells[fullest].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=8)
     figure.supxlabel(charts[0][1].x.title, fontsize=8)
     figure.supylabel(charts[0][1].y.title, fontsize=8)
     return figure
@@ -123,8 +128,8 @@ def _draw(axes: Axes, chart: Chart, most_ticks: int) -> None:
         axes.fill_between(x, low, high, color=COLOURS[band.tone], alpha=0.18, linewidth=0)
     for rule in chart.rules:
         axes.axhline(rule.y, color=COLOURS["muted"], linewidth=0.7, linestyle=(0, (1, 2)))
-        offset = (2, -8) if rule.below else (2, 2)
-        axes.annotate(rule.label, (chart.x.low, rule.y), xytext=offset, textcoords="offset points", fontsize=7)
+        end = (chart.x.high, rule.y)
+        axes.annotate(rule.label, end, (-2, -3), textcoords="offset points", ha="right", va="top", fontsize=7)
     for line in chart.lines:
         _line(axes, line)
     for mark in chart.marks:
@@ -133,7 +138,7 @@ def _draw(axes: Axes, chart: Chart, most_ticks: int) -> None:
         axes.plot([mark.x], [mark.y], shape, color=colour, markersize=3, clip_on=False)
         if mark.shape == "ring":
             axes.plot([mark.x], [mark.y], "o", color=colour, markersize=7, markerfacecolor="none", clip_on=False)
-        side = -6 if "left" in mark.corner else 6
+        side = -6 if mark.side == "left" else 6
         align = "right" if side < 0 else "left"
         axes.annotate(
             mark.label, (mark.x, mark.y), (side, -9), textcoords="offset points", ha=align, color=colour, weight="bold"
@@ -143,4 +148,4 @@ def _draw(axes: Axes, chart: Chart, most_ticks: int) -> None:
 def _line(axes: Axes, line: Line) -> None:
     x, y = zip(*line.points, strict=True)
     style = "steps-post" if line.step else "default"
-    axes.plot(x, y, color=COLOURS[line.tone], linewidth=1.2, drawstyle=style)
+    axes.plot(x, y, color=COLOURS[line.tone], linewidth=1.2, drawstyle=style, label=line.label or None)

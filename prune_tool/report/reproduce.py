@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from prune_tool import defaults
+from prune_tool.deploy.bench import BenchResult
 from prune_tool.pipeline.results import Results
 from prune_tool.records import Budget, Candidate, Request, Score
 from prune_tool.store.layout import RunFolder
@@ -71,13 +72,18 @@ def commands(results: Results) -> tuple[str, ...]:
         words += [] if math.isclose(confidence, defaults.CONFIDENCE) else ["--confidence", f"{confidence:g}"]
         done.append(shlex.join(words))
     if bench is not None:
-        environment = bench.environment
-        batch_sizes = dict.fromkeys(timing.batch_size for timing in bench.timings)
-        words = ["prune-tool", "bench", run, "--batch", ",".join(map(str, batch_sizes))]
-        words += [] if environment.n_threads is None else ["--threads", str(environment.n_threads)]
-        words += [] if environment.provider == "cpu" else ["--provider", environment.provider]
-        done.append(shlex.join(words))
+        done.append(bench_command(results.run, bench))
     return (*done, shlex.join(["prune-tool", "report", run]))
+
+
+def bench_command(run: RunFolder, bench: BenchResult) -> str:
+    """The ``bench`` that was run."""
+    environment = bench.environment
+    batch_sizes = dict.fromkeys(timing.batch_size for timing in bench.timings)
+    words = ["prune-tool", "bench", str(run.path), "--batch", ",".join(map(str, batch_sizes))]
+    words += [] if environment.n_threads is None else ["--threads", str(environment.n_threads)]
+    words += [] if environment.provider == "cpu" else ["--provider", environment.provider]
+    return shlex.join(words)
 
 
 def spelled_budget(budget: Budget) -> str:

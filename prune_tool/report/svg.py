@@ -12,6 +12,9 @@ from prune_tool.report.chart import Band, Chart, Line, Mark, Points, Rule
 TICK_GAP, MARK_SIZE = 6, 4.5
 """Pixels between an axis and its labels; radius of a mark."""
 
+LETTER_WIDTH, TEXT_HEIGHT = 7.5, 13
+"""Pixels that a name takes, a little more than most fonts need: nothing here can measure text."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
@@ -41,12 +44,13 @@ PANEL = Frame(width=228, height=150, left=38, right=16, top=8, bottom=22, x_tick
 def draw(chart: Chart, frame: Frame) -> Markup:
     """An ``<svg>`` element, labelled for whoever cannot see it."""
     pen = _Pen(chart, frame)
+    marks = [pen.mark(mark) for mark in chart.marks]  # their names find their places first
     parts = [
         pen.axes(),
         *(pen.band(band) for band in chart.bands),
         *(pen.rule(rule) for rule in chart.rules),
         *(pen.line(line) for line in chart.lines),
-        *(pen.mark(mark) for mark in chart.marks),
+        *marks,
     ]
     return _tag(
         "svg",
@@ -83,6 +87,8 @@ class _Pen:
     def __init__(self, chart: Chart, frame: Frame) -> None:
         self.chart, self.frame = chart, frame
         self.right, self.bottom = frame.width - frame.right, frame.height - frame.bottom
+        points = (self.at(mark.x, mark.y) for mark in chart.marks)
+        self.taken = [(x - MARK_SIZE, y - MARK_SIZE, x + MARK_SIZE, y + MARK_SIZE) for x, y in points]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """The pixel of a pair of values; what lies outside of the axes is moved to their edge."""
@@ -115,16 +121,23 @@ class _Pen:
     def rule(self, rule: Rule) -> Markup:
         _, y = self.at(self.chart.x.low, rule.y)
         line = _tag("line", class_="rule", x1=self.frame.left, x2=self.right, y1=y, y2=y)
-        offset = 15 if rule.below else -6
-        return _tag("g", line, _text(self.frame.left + 6, y + offset, rule.label, "note", "start"))
+        if not rule.label:
+            return line
+        below = y + 16 if y + 20 < self.bottom else y - 6
+        return _tag("g", line, self.name(self.right - 4, below, rule.label, "note", "end"))
+
+    def name(self, x: float, y: float, label: str, kind: str, anchor: str) -> Markup:
+        """Text at a place, or as far below it as it takes to cover neither mark nor other name."""
+        width = LETTER_WIDTH * len(label)
+        left = x - width if anchor == "end" else min(x, self.frame.width - width)
+        while any(left < x1 and left + width > x0 and y > y0 and y - TEXT_HEIGHT < y1 for x0, y0, x1, y1 in self.taken):
+            y += 2
+        self.taken.append((left, y - TEXT_HEIGHT, left + width, y))
+        return _text(left + width if anchor == "end" else left, y, label, kind, anchor)
 
     def line(self, line: Line) -> Markup:
         points = [self.at(x, y) for x, y in (_stairs(line.points) if line.step else line.points)]
-        path = _tag("path", class_=f"line {line.tone}{' dashed' * line.dashed}", d=_path(points))
-        if not line.label:
-            return path
-        x, y = points[-1]
-        return _tag("g", path, _text(x - 4, y - 8, line.label, f"note {line.tone}", "end"))
+        return _tag("path", class_=f"line {line.tone}", d=_path(points))
 
     def mark(self, mark: Mark) -> Markup:
         x, y = self.at(mark.x, mark.y)
@@ -139,10 +152,9 @@ class _Pen:
             shape += _tag("circle", class_=f"ring {mark.tone}", cx=x, cy=y, r=2.2 * size)
         if not mark.label:
             return shape
-        left, above = "left" in mark.corner, "above" in mark.corner
-        offset = (-1 if left else 1) * (2.2 * size + 3)
-        anchor = "end" if left else "start"
-        return _tag("g", shape, _text(x + offset, y + (-8 if above else 19), mark.label, f"name {mark.tone}", anchor))
+        left = mark.side == "left"
+        beside = x + (-1 if left else 1) * (2.2 * size + 3)
+        return _tag("g", shape, self.name(beside, y + 19, mark.label, f"name {mark.tone}", "end" if left else "start"))
 
 
 def _stairs(points: Points) -> Points:

@@ -33,7 +33,7 @@ def test_help_answers_at_once(args: tuple[str, ...]) -> None:
 
 def test_the_program_lists_every_command() -> None:
     listed = ask("--help").out
-    assert COMMANDS == ["compress", "inspect", "analyze", "export", "bench", "env"]
+    assert COMMANDS == ["compress", "inspect", "analyze", "export", "bench", "report", "env"]
     assert all(f"│ {command} " in listed for command in COMMANDS)
 
 
