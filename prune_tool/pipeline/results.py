@@ -10,7 +10,7 @@ from prune_tool.deploy.bench import BenchResult
 from prune_tool.pipeline.bench import KEPT
 from prune_tool.pipeline.export import Exported
 from prune_tool.pipeline.predictions import Predictions
-from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_checked, read_record
+from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, read_typed
 from prune_tool.records import Analysis, Candidate
 from prune_tool.store.layout import RunFolder
 
@@ -62,8 +62,8 @@ def read_results(run: RunFolder) -> Results:
     )
 
 
-def _if_there(kind: type, path: Path, written_by: str) -> Any:
-    return read_checked(kind, path, written_by=written_by) if path.exists() else None
+def _if_there(kind: type, path: Path, command: str) -> Any:
+    return read_typed(kind, path, command=command) if path.exists() else None
 
 
 def _kept_bytes(bench: BenchResult) -> int | None:

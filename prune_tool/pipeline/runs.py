@@ -145,30 +145,30 @@ def write_run(run: RunFolder, record: RunRecord, findings: Findings) -> None:
 
 def read_findings(path: Path) -> Findings:
     """Findings from the cache. Raises ``RunError`` where they are damaged."""
-    findings: Findings = read_checked(Findings, path)
+    findings: Findings = read_typed(Findings, path)
     return findings
 
 
 def read_record(run: RunFolder) -> RunRecord:
     """``run.json``. Raises ``RunError`` where it is damaged or of another version."""
-    record: RunRecord = read_checked(RunRecord, run.run)
+    record: RunRecord = read_typed(RunRecord, run.run)
     return record
 
 
 def read_analysis(run: RunFolder) -> Analysis:
     """``analysis.json``, checked."""
-    analysis: Analysis = read_checked(Analysis, run.analysis)
+    analysis: Analysis = read_typed(Analysis, run.analysis)
     return analysis
 
 
 def read_candidates(run: RunFolder) -> tuple[Candidate, ...]:
     """``frontier.json``, checked."""
-    candidates: tuple[Candidate, ...] = read_checked(tuple[Candidate, ...], run.frontier)
+    candidates: tuple[Candidate, ...] = read_typed(tuple[Candidate, ...], run.frontier)
     return candidates
 
 
-def read_checked(kind: Any, path: Path, *, written_by: str = "analyze") -> Any:
-    """Read a record of a type back, which a command wrote.
+def read_typed(kind: Any, path: Path, *, command: str = "analyze") -> Any:
+    """Read back a record that ``command`` wrote.
 
     Raises:
         RunError: there is no such file, or it does not hold what this version writes there.
@@ -181,7 +181,7 @@ def read_checked(kind: Any, path: Path, *, written_by: str = "analyze") -> Any:
         raise RunError(
             asked=f"read {path}",
             found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-            remedy=f"Run `prune-tool {written_by}` again with this version",
+            remedy=f"Run `prune-tool {command}` again with this version",
         ) from error
 
 

@@ -13,7 +13,7 @@ from prune_tool.report.chart import Axis, Band, Chart, Line, Mark, Points, Rule,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class CostAxis:
     """Something that a smaller network saves.
 
     Attributes:
@@ -30,15 +30,15 @@ class Cost:
     full: Callable[[Analysis], float]
 
 
-COSTS = (
-    Cost(
+COST_AXES = (
+    CostAxis(
         name="MACs",
         title="multiply-accumulates per image",
         unit="count",
         of=lambda candidate: candidate.macs,
         full=lambda analysis: analysis.full.macs,
     ),
-    Cost(
+    CostAxis(
         name="parameters",
         title="parameters",
         unit="count",
@@ -60,7 +60,7 @@ def shown_candidates(results: Results) -> tuple[Candidate, ...]:
     return tuple(sorted({*results.candidates, *shipped}, key=lambda candidate: (candidate.macs, candidate.n_neurons)))
 
 
-def frontier_chart(results: Results, cost: Cost) -> Chart:
+def frontier_chart(results: Results, cost: CostAxis) -> Chart:
     """Accuracy against a cost. The marks are ``shown_candidates`` in order, then the full backbone."""
     analysis, candidates, full = results.analysis, shown_candidates(results), results.analysis.full
     exported, metric = results.exported, metric_name(results.record.request)
@@ -110,7 +110,7 @@ def _fewer(full: float, kept: float) -> str:
     return f"{full / kept:.1f}× fewer"
 
 
-def _front(candidates: Sequence[Candidate], cost: Cost) -> Points:
+def _front(candidates: Sequence[Candidate], cost: CostAxis) -> Points:
     """Those that nothing cheaper equals, in the order of cost."""
     best: list[tuple[float, float]] = []
     for x, y in sorted((cost.of(c), c.val.accuracy) for c in candidates):

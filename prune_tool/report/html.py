@@ -16,7 +16,7 @@ from prune_tool.pipeline.results import Results, read_results
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.report import classes, page
 from prune_tool.report.chart import percent, quantity
-from prune_tool.report.figures import COSTS, metric_name
+from prune_tool.report.figures import COST_AXES, metric_name
 from prune_tool.report.plots import require_matplotlib, write_plots
 from prune_tool.report.reproduce import bench_command, commands
 from prune_tool.store.atomic import replacing
@@ -114,7 +114,7 @@ def render(results: Results, samples: tuple[Sample, ...] = (), trouble: str | No
             bench_again=bench_command(results.run, results.bench) if results.bench else None,
             export=shlex.join(["prune-tool", "export", str(results.run.path)]),
             classes=classes,
-            most_tabs=max(len(results.record.input_sizes), len(COSTS)),
+            most_tabs=max(len(results.record.input_sizes), len(COST_AXES)),
         )
     )
 

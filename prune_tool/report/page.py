@@ -113,7 +113,7 @@ def rows(results: Results) -> tuple[Row, ...]:
 def frontier_figures(results: Results, table: Sequence[Row]) -> tuple[FrontierFigure, ...]:
     """Accuracy against each cost."""
     made = []
-    for cost in figures.COSTS:
+    for cost in figures.COST_AXES:
         chart = figures.frontier_chart(results, cost)
         plots = []
         for size, frame in (("wide", svg.WIDE), ("narrow", svg.NARROW)):

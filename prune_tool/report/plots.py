@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prune_tool.errors import UsageError
 from prune_tool.pipeline.results import Results
 from prune_tool.report.chart import Chart, Line
-from prune_tool.report.figures import COSTS, comparison_charts, frontier_chart, panels
+from prune_tool.report.figures import COST_AXES, comparison_charts, frontier_chart, panels
 from prune_tool.store.atomic import replacing
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def write_plots(results: Results, folder: Path) -> tuple[Path, ...]:
 
 
 def _figures(results: Results) -> dict[str, Figure]:
-    drawn = {f"frontier-{cost.name.lower()}": _single(frontier_chart(results, cost)) for cost in COSTS}
+    drawn = {f"frontier-{cost.name.lower()}": _single(frontier_chart(results, cost)) for cost in COST_AXES}
     for size in results.record.input_sizes:
         shown = panels(results, size)
         drawn[f"redundancy-{size}px"] = _grid([(panel.cut, panel.chart) for panel in shown])
