@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prune_tool.pipeline.predict import predict
     from prune_tool.pipeline.workspace import Workspace
     from prune_tool.records import Budget, PreprocessingChange, Request
+    from prune_tool.report.html import write_report
     from prune_tool.task.pooling import Pooling
     from prune_tool.task.preprocessing import Preprocessing
 
@@ -37,6 +38,7 @@ __all__ = [
     "from_module",
     "load",
     "predict",
+    "write_report",
 ]
 
 _HOMES = {
@@ -54,6 +56,7 @@ _HOMES = {
     "from_module": "prune_tool.pipeline.module",
     "load": "prune_tool.pipeline.load",
     "predict": "prune_tool.pipeline.predict",
+    "write_report": "prune_tool.report.html",
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from prune_tool.cli import analyze, bench, cache, compress, env, export, inspect, predict, push, show
+from prune_tool.cli import analyze, bench, cache, compress, env, export, inspect, predict, push, report, show
 from prune_tool.errors import PruneToolError
 
 INTERRUPTED, UNREAD = 130, 141
@@ -72,6 +72,7 @@ app.command("inspect")(inspect.command)
 app.command("analyze")(analyze.command)
 app.command("export")(export.command)
 app.command("bench")(bench.command)
+app.command("report")(report.command)
 app.command("predict")(predict.command)
 app.command("show")(show.command)
 app.command("push")(push.command)

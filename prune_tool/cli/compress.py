@@ -1,4 +1,4 @@
-"""``prune-tool compress``: analyze, export and bench in one go."""
+"""``prune-tool compress``: analyze, export, bench and report in one go."""
 
 from prune_tool.cli import options
 
@@ -41,7 +41,7 @@ def command(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Analyze, export and bench in one go: from a backbone and images to a smaller file, proven and timed."""
+    """Analyze, export, bench and report in one go: from a backbone and images to a smaller file, proven and timed."""
     from prune_tool.records import Budget, Target
 
     loss = Budget.parse(budget)
@@ -75,7 +75,9 @@ def command(
     from prune_tool.pipeline.export import export
     from prune_tool.pipeline.workspace import Workspace
     from prune_tool.report.bench import bench_tables
+    from prune_tool.report.html import write_report
     from prune_tool.report.tables import analysis_tables, export_tables
+    from prune_tool.report.written import written_table
 
     with watching(quiet=quiet) as progress:
         workspace = Workspace(request, progress)
@@ -91,10 +93,12 @@ def command(
         )
         with progress.stage("timing the files"):
             timed = bench(analyzed.run)
+        written = write_report(analyzed.run, workspace=workspace, progress=progress)
     tables = [
         *analysis_tables(analyzed),
         *export_tables(exported, analyzed.analysis, analyzed.record.classes, analyzed.run),
         *bench_tables(timed),
+        written_table(written),
     ]
-    show({"analysis": analyzed, "export": exported, "bench": timed}, tables, as_json=json)
+    show({"analysis": analyzed, "export": exported, "bench": timed, "report": written}, tables, as_json=json)
     pass_gates(exported, analyzed.record.classes, most)

@@ -107,6 +107,7 @@ MaxClassDrop = Annotated[
     typer.Option("--max-class-drop", help="Exit 1 if a class loses more points: 10pp.", show_default=False),
 ]
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="Add an output: the softmax of the logits.")]
+Plots = Annotated[bool, typer.Option("--plots", help="Also write the figures as PNG and SVG, for papers.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
 Run = Annotated[

@@ -36,6 +36,7 @@ from prune_tool.pipeline.card import write_card
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.features import Features, FitData, Indices, fit_data
 from prune_tool.pipeline.metadata import full_entries, shipped_entries, source_entries
+from prune_tool.pipeline.predictions import write_predictions
 from prune_tool.pipeline.probing import fit_probe, probe_candidate, subset_of
 from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, require_same
 from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
@@ -59,6 +60,7 @@ class Exported:
         built: what was shipped: recipe, parity and sizes.
         full_parity: ONNX Runtime against PyTorch for the full backbone.
         model_sha256: of ``model.onnx``.
+        taps: the restriction asked for, as in ``export``.
     """
 
     sentence: str
@@ -68,6 +70,7 @@ class Exported:
     built: Built
     full_parity: Parity
     model_sha256: str
+    taps: str | None
 
 
 def export(
@@ -139,7 +142,9 @@ def export(
         built=replace(built, n_bytes=n_bytes),
         full_parity=full_parity,
         model_sha256=file_fingerprint(run.model),
+        taps=taps,
     )
+    write_predictions(run, exported.model_sha256, workspace.splits.test, labels, full, kept)
     write_json(run.certificate, exported)
     write_card(run)
     return exported

@@ -14,12 +14,9 @@ from prune_tool.pipeline.export import Exported
 from prune_tool.pipeline.runs import RunRecord
 from prune_tool.records import Analysis, Candidate, MeasuredReading, Request
 from prune_tool.redundancy.fairness import Fairness
+from prune_tool.report.chart import percent
+from prune_tool.report.terminal import FrontierPlot
 from prune_tool.store.layout import RunFolder
-
-
-def percent(share: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * share:.1f}"
 
 
 def _table(title: str, *headers: str) -> Table:
@@ -50,6 +47,7 @@ def analysis_tables(analyzed: Analyzed, *, nearest: bool = False) -> Sequence[Re
         _redundancy_table(analysis, nearest=nearest),
         *compared,
         frontier_table(analysis, analyzed.frontier()),
+        FrontierPlot(analysis=analysis, candidates=analyzed.frontier(), metric=_metric(record.request)),
         Text(_searched(analysis)),
         where,
     ]

@@ -32,11 +32,6 @@ class RunFolder:
         return self.path / "analysis.json"
 
     @property
-    def subsets(self) -> Path:
-        """The neuron indices that the curves and candidates refer to."""
-        return self.path / "subsets.safetensors"
-
-    @property
     def frontier(self) -> Path:
         """Candidates with accuracy and cost."""
         return self.path / "frontier.json"
@@ -72,6 +67,11 @@ class RunFolder:
         return self.path / "certificate.json"
 
     @property
+    def predictions(self) -> Path:
+        """Classes that the full backbone and the shipped file give every test image."""
+        return self.path / "predictions.json"
+
+    @property
     def bench(self) -> Path:
         """Latencies and sizes measured."""
         return self.path / "bench.json"
@@ -80,6 +80,11 @@ class RunFolder:
     def report(self) -> Path:
         """The report for people."""
         return self.path / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the report's figures, for papers."""
+        return self.path / "plots"
 
     @property
     def model_card(self) -> Path:

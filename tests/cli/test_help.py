@@ -36,7 +36,7 @@ def test_help_answers_at_once(args: tuple[str, ...]) -> None:
 
 def test_the_program_lists_every_command() -> None:
     listed = ask("--help").out
-    assert COMMANDS == ["compress", "inspect", "analyze", "export", "bench", "predict", "show", "push", "env"]
+    assert COMMANDS == ["compress", "inspect", "analyze", "export", "bench", "report", "predict", "show", "push", "env"]
     assert all(f"│ {command} " in listed for command in (*COMMANDS, "cache"))
 
 

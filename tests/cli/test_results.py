@@ -61,7 +61,7 @@ def test_a_file_that_is_not_certified_is_there_and_status_1(analyzed: Path, tmp_
     assert ask("bench", run, "--batch", "1", "--seconds", "0.1", "--starts", "0", "-q").status == 0
 
 
-def test_compress_does_all_three(convnet: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compress_does_all_four(convnet: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick_bench = partial(prune_tool.pipeline.bench.bench, conditions=Conditions(seconds=0.1))
     monkeypatch.setattr("prune_tool.pipeline.bench.bench", quick_bench)
     place = ("--runs", tmp_path / "runs", "--name", "mine")
@@ -71,7 +71,25 @@ def test_compress_does_all_three(convnet: str, images: Path, tmp_path: Path, mon
     written = tmp_path / "runs" / "mine"
     assert printed["export"] == json.loads((written / "certificate.json").read_text())
     assert printed["bench"] == json.loads((written / "bench.json").read_text())
+    assert printed["report"] == {"path": str(written / "report.html"), "missing": [], "plots": []}
+    assert "Certified" in (written / "report.html").read_text(encoding="utf-8")
     assert not list(written.glob(".*")), "nothing half-written"
+
+
+def test_report_of_the_newest_run(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "runs" / "mine")
+    run = tmp_path / "runs" / "mine"
+    (run / "bench.json").unlink(missing_ok=True)
+    answer = ask("report", "--runs", tmp_path / "runs", "--plots", "--json", "-q")
+    assert (answer.status, answer.err) == (0, "")
+    printed = json.loads(answer.out)
+    assert printed["path"] == str(run / "report.html")
+    assert printed["missing"] == [f"Latency of this file: prune-tool bench {run}"]
+    assert {*printed["plots"]} == {str(path) for path in (run / "plots").iterdir()}
+    shown = ask("report", run)
+    assert "writing the report" in shown.err
+    assert f"Report written to {run / 'report.html'}".replace(" ", "") in "".join(shown.out.split())
+    assert ask("report", tmp_path / "none").status == 2
 
 
 def test_inspect() -> None:

@@ -1,0 +1,131 @@
+"""The commands behind a run: what was asked, as somebody would type it again."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from prune_tool import defaults
+from prune_tool.deploy.bench import BenchResult
+from prune_tool.pipeline.results import Results
+from prune_tool.records import Budget, Candidate, PreprocessingChange, Request, Score, Target
+from prune_tool.report.bench import threads
+from prune_tool.store.layout import RunFolder
+
+MOST_DECIMALS = 6
+"""Of a budget that tells one candidate from the next: a millionth of the accuracy is less than one image."""
+
+Words = Callable[[Any], list[str]]
+
+
+def _option(name: str) -> Words:
+    return lambda value: [name, str(value)]
+
+
+def _flag(name: str) -> Words:
+    return lambda value: [name] if value else []
+
+
+def _input_sizes(sizes: tuple[int, ...]) -> list[str]:
+    return ["--input-size", ",".join(map(str, sizes)) or "native"]
+
+
+def _target(target: Target) -> list[str]:
+    words = ["--target", target.provider, "--target-batch", str(target.batch_size)]
+    return [*words, "--target-threads", str(target.n_threads)]
+
+
+def _preprocessing(change: PreprocessingChange) -> list[str]:
+    words: list[str] = []
+    for name, value in asdict(change).items():
+        if value is not None:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{name.replace('_', '-')}", text]
+    return words
+
+
+WORDS: dict[str, Words] = {
+    "model": lambda value: [value],
+    "data": lambda value: [value],
+    "checkpoint": _option("--checkpoint"),
+    "input_sizes": _input_sizes,
+    "taps": lambda value: ["--modules", ",".join(value)],
+    "seed": _option("--seed"),
+    "n_draws": _option("--draws"),
+    "skip_bad": _flag("--skip-bad"),
+    "device": _option("--device"),
+    "strategy": _option("--strategy"),
+    "metric": _option("--metric"),
+    "compare": _flag("--compare"),
+    "round_to": _option("--round-to"),
+    "cost": _option("--cost"),
+    "target": _target,
+    "preprocessing": _preprocessing,
+    "amp": _flag("--amp"),
+    "engine": _option("--engine"),
+    "workers": _option("--workers"),
+}
+"""What each field of a request is on the command line, in the order in which it is written."""
+
+
+def analyze_command(request: Request, run: RunFolder) -> str:
+    """The ``analyze`` of a request into a run folder; what is as by default is left out, except the seed."""
+    plain = Request()
+    words = ["prune-tool", "analyze"]
+    for field, spelled in WORDS.items():
+        value = getattr(request, field)
+        if value != getattr(plain, field) or field == "seed":
+            words += spelled(value)
+    return shlex.join([*words, "--runs", str(run.path.parent), "--name", run.name])
+
+
+def commands(results: Results) -> tuple[str, ...]:
+    """Everything that was done to a run, in order."""
+    run, exported, bench = str(results.run.path), results.exported, results.bench
+    done = [analyze_command(results.record.request, results.run)]
+    if exported is not None:
+        test = exported.certificate.test
+        words = ["prune-tool", "export", run, "--budget", spelled_budget(test.budget)]
+        words += [] if exported.taps in {None, "all"} else ["--taps", exported.taps]
+        confidence = 1 - test.alpha
+        words += [] if math.isclose(confidence, defaults.CONFIDENCE) else ["--confidence", f"{confidence:g}"]
+        done.append(shlex.join(words))
+    if bench is not None:
+        done.append(bench_command(results.run, bench))
+    return (*done, shlex.join(["prune-tool", "report", run]))
+
+
+def bench_command(run: RunFolder, bench: BenchResult) -> str:
+    """The ``bench`` that was run."""
+    under = bench.conditions
+    words = ["prune-tool", "bench", str(run.path), "--batch", ",".join(map(str, under.batch_sizes))]
+    words += [] if under.threads == (None,) else ["--threads", ",".join(map(threads, under.threads))]
+    words += [] if under.provider == "cpu" else ["--provider", under.provider]
+    words += [] if under.image_size is None else ["--image-size", str(under.image_size)]
+    words += ["--isolated"] if under.isolated else []
+    return shlex.join(words)
+
+
+def spelled_budget(budget: Budget) -> str:
+    """As ``--budget`` reads it."""
+    return f"{budget.loss:.12g}" if budget.kind == "relative" else f"{100 * budget.loss:.12g}pp"
+
+
+def export_command(results: Results, budget: Budget) -> str:
+    """The ``export`` of a run at a budget."""
+    return shlex.join(["prune-tool", "export", str(results.run.path), "--budget", spelled_budget(budget)])
+
+
+def tightest_budget(candidate: Candidate, candidates: Sequence[Candidate], full: Score) -> Budget:
+    """The roundest relative budget that admits a candidate and none that is less accurate.
+
+    Candidates above the full backbone's accuracy share the budget 0, which means the cheapest of them.
+    """
+    loss = max(0.0, 1 - candidate.val.accuracy / full.accuracy) if full.n_correct else 0.0
+    worse = [c for c in candidates if c.val.accuracy < candidate.val.accuracy]
+    rounded = [math.ceil(loss * 10**d - 1e-9) / 10**d for d in range(2, MOST_DECIMALS + 1)]
+    budgets = [Budget(kind="relative", loss=b) for b in rounded]
+    return next((b for b in budgets if not any(b.is_met(c.val, full) for c in worse)), budgets[-1])
