@@ -6,7 +6,7 @@ Accuracy travels as counts (``Score``), because 0.9 - 0.3 is not 0.6; kept neuro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from prune_tool import defaults
 from prune_tool.errors import UsageError
@@ -14,6 +14,8 @@ from prune_tool.errors import UsageError
 Strategy = Literal["random", "pivoted"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Preprocess = Literal["normalize", "graph", "none"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,42 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{100 * self.loss:g} %" if self.kind == "relative" else f"{100 * self.loss:g} points"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What kind of file ships.
+
+    Attributes:
+        preprocess: what the file does to an image before the network: ``normalize`` (takes float images of the input
+            size in [0, 1]), ``graph`` (takes bytes of any size, resizes, crops and normalises them), or ``none``.
+        precision: of its weights and of what flows between.
+    """
+
+    preprocess: Preprocess = "normalize"
+    precision: Precision = "fp32"
+
+    @staticmethod
+    def parse(preprocess: str, precision: str) -> Form:
+        """From the words of the command line. Raises ``UsageError`` on others."""
+        return Form(
+            preprocess=_one_of("--preprocess", preprocess, get_args(Preprocess)),
+            precision=_one_of("--precision", precision, get_args(Precision)),
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file computes what the candidates' neurons were measured with."""
+        return self == Form()
+
+    def __str__(self) -> str:
+        return f"{self.precision}, preprocessing {self.preprocess}"
+
+
+def _one_of(option: str, word: str, allowed: tuple[str, ...]) -> Any:
+    if word not in allowed:
+        raise UsageError(asked=f"{option} {word}", found="no such choice", remedy=f"Choose {', '.join(allowed)}")
+    return word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,15 +19,18 @@ def command(
     modules: options.Modules = None,
     round_to: options.RoundTo = options.ROUND_TO,
     max_class_drop: options.MaxClassDrop = None,
+    preprocess: options.Preprocess = "normalize",
+    precision: options.Precision = "fp32",
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Analyze, export and bench in one go: from a backbone and images to a smaller file, proven and timed."""
-    from prune_tool.records import Budget
+    from prune_tool.records import Budget, Form
 
     loss = Budget.parse(budget)
+    form = Form.parse(preprocess, precision)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
     request = options.request(
         model=model,
@@ -52,7 +55,7 @@ def command(
     with watching(quiet=quiet) as progress:
         workspace = Workspace(request, progress)
         analyzed = analyze(workspace, runs=runs, name=name)
-        exported = export(workspace, analyzed.run, budget=loss, confidence=confidence, taps=taps)
+        exported = export(workspace, analyzed.run, budget=loss, confidence=confidence, taps=taps, form=form)
         with progress.stage("timing both files"):
             timed = bench(analyzed.run)
     tables = [

@@ -9,14 +9,17 @@ def command(
     taps: options.Taps = "all",
     confidence: options.Confidence = options.CONFIDENCE,
     max_class_drop: options.MaxClassDrop = None,
+    preprocess: options.Preprocess = "normalize",
+    precision: options.Precision = "fp32",
     runs: options.Runs = options.RUNS,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Cut the cheapest network within the budget, write it, and prove the file on untouched test images."""
-    from prune_tool.records import Budget
+    from prune_tool.records import Budget, Form
 
     loss = Budget.parse(budget)
+    form = Form.parse(preprocess, precision)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
     from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.export import export
@@ -29,6 +32,6 @@ def command(
     with watching(quiet=quiet) as progress:
         record = read_record(folder)
         workspace = Workspace(record.request, progress)
-        exported = export(workspace, folder, budget=loss, confidence=confidence, taps=taps)
+        exported = export(workspace, folder, budget=loss, confidence=confidence, taps=taps, form=form)
     show(exported, export_tables(exported, read_analysis(folder), record.classes, folder), as_json=json)
     pass_gates(exported, record.classes, most)

@@ -66,6 +66,14 @@ MaxClassDrop = Annotated[
     str | None,
     typer.Option("--max-class-drop", help="Exit 1 if a class loses more points: 10pp.", show_default=False),
 ]
+Preprocess = Annotated[
+    str,
+    typer.Option(
+        "--preprocess",
+        help="What the file does to images: normalize (takes [0, 1] at input size), graph (any size, bytes), none.",
+    ),
+]
+Precision = Annotated[str, typer.Option("--precision", help="Of the file: fp32, fp16 or int8.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
 Run = Annotated[

@@ -7,31 +7,32 @@ images; only then is the first test image read, and from there on nothing is cho
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prune_tool import defaults
-from prune_tool.deploy.session import open_session
-from prune_tool.deploy.verify import Parity, predict
+from prune_tool.deploy import preprocess as graphs
+from prune_tool.deploy.bench import Interval
+from prune_tool.deploy.verify import Stage, compare
 from prune_tool.errors import UsageError
-from prune_tool.frontier.certificate import Certificate, DropTest, certify, fixed_sequence, test_drop
+from prune_tool.frontier.certificate import Certificate, DropTest, certify, test_drop
 from prune_tool.frontier.choice import safe_to_cheap, smallest_size, within_budget
 from prune_tool.pipeline.analyze import measure_full, probe_front
-from prune_tool.pipeline.build import Built, build, build_full
-from prune_tool.pipeline.decode import images_of
-from prune_tool.pipeline.features import FitData, Indices, features_of, fit_data
-from prune_tool.pipeline.measure import columns
-from prune_tool.pipeline.probing import fit_probe, probe_candidate, subset_of
+from prune_tool.pipeline.build import Built, FullInt8, Order, Shippable, build, build_full, quantise_full
+from prune_tool.pipeline.features import FitData, Indices, fit_data
+from prune_tool.pipeline.feeding import logits_of
+from prune_tool.pipeline.probing import probe_candidate
 from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, require_same
-from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
-from prune_tool.records import Analysis, Budget, Candidate
+from prune_tool.pipeline.sequence import Outcome, by_files, by_neurons, settle
+from prune_tool.pipeline.speed import speedup, warning
+from prune_tool.pipeline.transform import Transformed
+from prune_tool.pipeline.workspace import Workspace
+from prune_tool.records import Analysis, Budget, Candidate, Form, Score
 from prune_tool.redundancy.fairness import Fairness, compare_classes
-from prune_tool.store.atomic import write_json
+from prune_tool.store.atomic import PARTIAL_PREFIX, write_json
 from prune_tool.store.fingerprint import file_fingerprint
 from prune_tool.store.layout import RunFolder
 from prune_tool.surgery.taps import HEAD
@@ -44,10 +45,15 @@ class Exported:
     Attributes:
         sentence: the certificate for people.
         certificate: of the file's own predictions on the test images.
-        tested: every candidate tried, safest first, with the outcome of its test on the same images' neurons.
+        tested: every candidate tried, safest first, with the outcome of its test: of its neurons on the same images
+            for a float32 file that takes images in [0, 1], of its file's own predictions for any other form.
         fairness: accuracy class by class of the file and of the full backbone, on the test images.
-        built: what was shipped: recipe, parity and sizes.
+        built: what was shipped: recipe, form, what each step changed, and sizes.
         full_parity: ONNX Runtime against PyTorch for the full backbone.
+        full_int8: the full backbone as int8, where the file is.
+        precision_speedup: how many times faster the file's network is than the same in float32, here, at batch 1;
+            None for float32.
+        warnings: what whoever ships the file should know.
         model_sha256: of ``model.onnx``.
     """
 
@@ -56,7 +62,10 @@ class Exported:
     tested: tuple[tuple[Candidate, DropTest], ...]
     fairness: Fairness
     built: Built
-    full_parity: Parity
+    full_parity: Stage
+    full_int8: FullInt8 | None
+    precision_speedup: Interval | None
+    warnings: tuple[str, ...]
     model_sha256: str
 
 
@@ -67,6 +76,7 @@ def export(
     budget: Budget,
     confidence: float = defaults.CONFIDENCE,
     taps: str | None = None,
+    form: Form = Form(),  # noqa: B008 - frozen
 ) -> Exported:
     """Write the cheapest network of a run that keeps accuracy within the budget.
 
@@ -76,88 +86,109 @@ def export(
         budget: the loss allowed, relative to the full backbone.
         confidence: one-sided, of the certificate.
         taps: ``None`` for all, ``last`` for the penultimate layer alone, or names separated by commas.
+        form: precision of the file and what it does to an image before the network.
 
     Returns:
         What was written. Where no candidate could be certified it is the cheapest that meets the budget on the
         validation images, and its certificate says that it is not certified.
 
     Raises:
-        BudgetError: nothing meets the budget on the validation images.
-        VerificationError: a written file does not compute what it should.
+        BudgetError: nothing meets the budget on the validation images, in that precision.
+        VerificationError: a written file does not compute what it should. The run folder is as it was.
         RunError: the run is damaged, or model or images have changed since.
+        UsageError: the form cannot be had of this backbone.
     """
     record, analysis = read_record(run), read_analysis(run)
     require_same(workspace, record, run)
-    allowed = _allowed(taps, analysis)
+    if form.preprocess == "graph":
+        graphs.require_expressible(workspace.native.backbone.preprocessing)
     data = fit_data(workspace)
-    order = _candidates_to_test(workspace, run, analysis, data, budget, allowed)
-    full_parity = build_full(workspace, run, measure_full(workspace, data)[1])
-    labels = workspace.source.labels[workspace.splits.test]
-    full = predict_on_test(workspace, workspace.native, run.full, "testing the full backbone")
+    order = _candidates_to_test(workspace, run, analysis, data, budget, _allowed(taps, analysis))
+    with tempfile.TemporaryDirectory(dir=run.path, prefix=PARTIAL_PREFIX) as scratch:
+        work = RunFolder(Path(scratch))
+        full_parity = build_full(workspace, work, measure_full(workspace, data)[1])
+        asked = Order(form=form, budget=budget, metadata=_metadata(record, analysis, budget))
 
-    def drop(predicted: Indices) -> DropTest:
-        return test_drop(full == labels, predicted == labels, budget, 1 - confidence)
+        def make(candidate: Candidate, folder: Path) -> Shippable:
+            folder.mkdir()
+            return build(workspace, data, analysis, candidate, RunFolder(folder), asked)
 
-    predictions = _on_test_images(workspace, analysis, data, order)
-    sequence = fixed_sequence(partial(_after, drop, predict) for predict in predictions)
-    shipped = order[sequence.n_passed - 1]  # the last that passed; where none did, -1: the cheapest, uncertified
-    with tempfile.TemporaryDirectory(dir=run.path, prefix=".partial-") as scratch:
-        folder = RunFolder(Path(scratch))
-        built = build(workspace, data, analysis, shipped, folder, _metadata(record, analysis, budget))
-        subject = workspace.subject(built.reading.input_size)
-        kept = predict_on_test(workspace, subject, folder.model, "testing the file")
-        certificate = certify(drop(kept), after_failure=sequence.n_passed == 0)
-        _move(folder, run)
-    exported = Exported(
-        sentence=certificate.sentence(),
-        certificate=certificate,
-        tested=tuple(zip(order, sequence.tests, strict=False)),
-        fairness=compare_classes(labels, full, kept, data.n_classes),
-        built=built,
-        full_parity=full_parity,
-        model_sha256=file_fingerprint(run.model),
-    )
+        files = None if form.is_plain else settle(workspace, order, make, work.path)
+        int8 = quantise_full(workspace, work) if form.precision == "int8" else None
+        # from here on test images are read, and nothing is chosen any more
+        full = _full_on_test(workspace, work.full, "testing the full backbone")
+        test = partial(_drop, workspace, full, budget, confidence)
+        if files is None:
+            ship = partial(make, folder=work.path / "shipped")
+            outcome = by_neurons(workspace, analysis, data, order, test=test, make=ship)
+        else:
+            outcome = by_files(workspace, files, test=test)
+        built, kept = _agreed(workspace, outcome), outcome.logits.argmax(axis=1)
+        certificate = certify(test(kept), after_failure=outcome.none_passed)
+        faster = _faster(workspace, outcome.shipped)
+        slower = None if faster is None else warning(form.precision, faster)
+        exported = Exported(
+            sentence=certificate.sentence(),
+            certificate=certificate,
+            tested=outcome.tested,
+            fairness=compare_classes(workspace.source.labels[workspace.splits.test], full, kept, data.n_classes),
+            built=built,
+            full_parity=full_parity,
+            full_int8=None if int8 is None else _full_int8(workspace, work, int8),
+            precision_speedup=faster,
+            warnings=() if slower is None else (slower,),
+            model_sha256=file_fingerprint(outcome.shipped.folder.model),
+        )
+        _move(work, outcome.shipped.folder, run)
     write_json(run.certificate, exported)
+    for each in exported.warnings:
+        workspace.progress.note(each)
     return exported
 
 
-def _after(test: Callable[[Indices], DropTest], predict: Callable[[], Indices]) -> DropTest:
-    return test(predict())
+def _drop(workspace: Workspace, full: Indices, budget: Budget, confidence: float, kept: Indices) -> DropTest:
+    """Test predicted classes ``kept`` of the test images against the full backbone's."""
+    labels = workspace.source.labels[workspace.splits.test]
+    return test_drop(full == labels, kept == labels, budget, 1 - confidence)
 
 
-def _on_test_images(
-    workspace: Workspace, analysis: Analysis, data: FitData, order: Sequence[Candidate]
-) -> Iterator[Callable[[], Indices]]:
-    """For each candidate, a function that predicts the classes (n,) of the test images.
+def _full_on_test(workspace: Workspace, path: Path, title: str) -> Indices:
+    """Classes (n_test,) that a file of the full backbone gives the test images."""
+    preprocessing = workspace.native.backbone.preprocessing
+    logits = logits_of(workspace, workspace.splits.test, path, preprocessing, title=title)
+    return np.asarray(logits.argmax(axis=1))
 
-    One pass over the test images serves all of them: the candidates' neurons are columns of the same taps. The file
-    that ships is run on the images by itself afterwards.
+
+def _full_int8(workspace: Workspace, work: RunFolder, made: Transformed) -> FullInt8:
+    labels = workspace.source.labels[workspace.splits.test]
+    n_correct = int((_full_on_test(workspace, work.full_int8, "testing the full backbone as int8") == labels).sum())
+    return FullInt8(stage=made.stages[-1], test=Score(n_correct=n_correct, n_images=len(labels)))
+
+
+def _agreed(workspace: Workspace, outcome: Outcome) -> Built:
+    """The record of what ships, with the agreement with timm's transform on the test images where it resizes.
+
+    Raises:
+        VerificationError: fewer images keep their first class than must.
     """
-    sizes = {analysis.measured[candidate.reading].reading.input_size for candidate in order}
-    subjects = [subject for subject in workspace.subjects if subject.input_size in sizes]
-    features = features_of(workspace, subjects, workspace.splits.test)
+    shipped = outcome.shipped
+    built = shipped.built
+    if built.agreement is None:
+        return built
+    preprocessing = workspace.subject(built.reading.input_size).backbone.preprocessing
+    title = "comparing with timm's transform"
+    pillow = logits_of(workspace, workspace.splits.test, shipped.pillow.path, preprocessing, title=title)
+    stage = compare(graphs.STAGE, pillow, outcome.logits, gate="top-1", tolerance=defaults.MIN_AGREEMENT)
+    same = Score(n_correct=stage.n_top1_agree, n_images=stage.n_images)
+    return replace(built, agreement=replace(built.agreement, test=same))
 
-    def predict(candidate: Candidate) -> Indices:
-        reading = analysis.measured[candidate.reading].reading
-        subset = subset_of(workspace, data, reading, candidate.n_neurons)
-        probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
-        return probe.predict(columns(partial(features, reading.input_size), subset))
 
-    return (partial(predict, candidate) for candidate in order)
-
-
-def predict_on_test(workspace: Workspace, subject: Subject, model: Path, title: str) -> Indices:
-    """Classes (n,) that a written file gives the test images, run through ONNX Runtime by itself."""
-    session = open_session(model, n_threads=n_threads(), spin=False)
-    rows = workspace.splits.test
-    with workspace.progress.stage(title, len(rows)) as advance:
-
-        def batches() -> Iterator[NDArray[np.float32]]:
-            for images in images_of(workspace.source, rows, subject.backbone.preprocessing):
-                yield images
-                advance(len(images))
-
-        return np.asarray(predict(session, batches()).argmax(axis=1))
+def _faster(workspace: Workspace, shipped: Shippable) -> Interval | None:
+    """Speed of fewer bits, the file's own resizing aside; None for float32."""
+    if shipped.built.form.precision == "fp32":
+        return None
+    with workspace.progress.stage("timing against float32"):
+        return speedup(shipped.exported.path, shipped.pillow.path, shipped.built.reading.input_size)
 
 
 def _candidates_to_test(
@@ -189,12 +220,16 @@ def _candidates_to_test(
     return safe_to_cheap(eligible, last)
 
 
-def _move(source: RunFolder, run: RunFolder) -> None:
-    """Move the shipped files into the run folder, where no certificate may speak of others meanwhile."""
+def _move(work: RunFolder, shipped: RunFolder, run: RunFolder) -> None:
+    """Move what was made into the run folder, where no certificate may speak of other files meanwhile."""
     run.certificate.unlink(missing_ok=True)
-    source.model.replace(run.model)
-    source.program.replace(run.program)
-    source.labels.replace(run.labels)
+    shipped.model.replace(run.model)
+    shipped.program.replace(run.program)
+    shipped.labels.replace(run.labels)
+    work.full.replace(run.full)
+    run.full_int8.unlink(missing_ok=True)
+    if work.full_int8.is_file():
+        work.full_int8.replace(run.full_int8)
 
 
 def _allowed(taps: str | None, analysis: Analysis) -> frozenset[str] | None:

@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "full.onnx"
 
     @property
+    def full_int8(self) -> Path:
+        """The full backbone as int8, where the shipped network is: what quantising alone would have given."""
+        return self.path / "full-int8.onnx"
+
+    @property
     def program(self) -> Path:
         """The network that ships, as a PyTorch program (``torch.export``)."""
         return self.path / "model.pt2"
