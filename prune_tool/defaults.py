@@ -78,9 +78,10 @@ FLOAT_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the quantisable nodes kept in float, the most sensitive first, tried until the file's validation accuracy
 meets the budget. Beyond half of them the file is neither small nor fast."""
 
-MAX_FILES = 4
+MAX_FILES = 8
 """Most files that are built and tested for one export of another precision or with preprocessing: the cheapest, the
-safest, and those evenly between in the order of cost. Each costs half a minute, and every failure ends the sequence."""
+safest, and those evenly between in the order of cost. Each costs about ten seconds; four left gaps so wide that a file
+of 13 times fewer MACs failed and one of 1.1 times fewer shipped."""
 
 MIN_AGREEMENT = 0.99
 """Share of images that must keep their first class when the file resizes them instead of Pillow."""

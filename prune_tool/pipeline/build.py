@@ -26,6 +26,7 @@ from prune_tool.store.atomic import replacing, write_json
 from prune_tool.store.layout import RunFolder
 from prune_tool.surgery.capture import export_program
 from prune_tool.surgery.slicing import slice_graph
+from prune_tool.surgery.taps import HEAD
 from prune_tool.task.backbone import Preprocessing
 
 N_PARITY_IMAGES = 14
@@ -170,9 +171,11 @@ def build_full(workspace: Workspace, folder: RunFolder, probe: LogisticProbe) ->
     head = {len(subject.taps) - 1: None}
     with workspace.progress.stage("writing the full backbone"):
         full = Probed(slice_graph(subject.captured, head), *_tensors(probe)).eval()
+        images = parity_images(workspace, subject)
+        _check_slicing(full, subject, {HEAD: np.arange(subject.taps[-1].width)}, images)
         metadata = describe_preprocessing(subject.backbone.preprocessing, Form())
         write_onnx(export_program(full, subject.example), folder.full, metadata=metadata)
-        return check_parity(folder.full, _reference(full), parity_images(workspace, subject), stage="full backbone")
+        return check_parity(folder.full, _reference(full), images, stage="full backbone")
 
 
 def quantise_full(workspace: Workspace, folder: RunFolder) -> Transformed:

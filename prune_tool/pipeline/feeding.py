@@ -22,6 +22,12 @@ from prune_tool.task.images import ImageSource
 
 Rows = NDArray[np.int64]
 
+MAX_PIXELS = 2**24
+"""Pixels in one batch of images as they are: a file that resizes holds each as twelve bytes, several times over."""
+
+MAX_SIDE = 1024
+"""Height and width to which ``same_size_images`` cuts a photograph, so that a batch of them fits in memory."""
+
 
 def feed(
     workspace: Workspace, rows: Rows, preprocessing: Preprocessing, preprocess: Preprocess
@@ -47,8 +53,11 @@ def _as_they_are(source: ImageSource, rows: Rows) -> Iterator[NDArray[np.uint8]]
     with ThreadPoolExecutor(n_threads()) as pool:
         for start in range(0, len(rows), size):
             images = pool.map(lambda row: np.asarray(source.read(int(row))), rows[start : start + size])
-            for _, alike in groupby(images, key=np.shape):
-                yield np.stack(list(alike))
+            for (height, width, _), alike in groupby(images, key=np.shape):
+                together = list(alike)
+                n = max(1, MAX_PIXELS // (height * width))
+                for first in range(0, len(together), n):
+                    yield np.stack(together[first : first + n])
 
 
 def logits_of(
@@ -77,5 +86,5 @@ def same_size_images(workspace: Workspace, row: int, n_images: int) -> NDArray[n
 
     Photographs of one size are not to be had everywhere, and a file takes one size a call.
     """
-    image = np.asarray(workspace.source.read(row))
+    image = np.asarray(workspace.source.read(row))[:MAX_SIDE, :MAX_SIDE]
     return np.stack([np.roll(image, shift, axis=1) for shift in range(n_images)])

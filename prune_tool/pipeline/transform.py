@@ -26,7 +26,7 @@ from prune_tool.deploy.verify import (
     compare,
     predict,
 )
-from prune_tool.errors import BudgetError
+from prune_tool.errors import BudgetError, VerificationError
 from prune_tool.pipeline.feeding import feed, logits_of, same_size_images
 from prune_tool.pipeline.workspace import Workspace, n_threads
 from prune_tool.records import Form, Precision, Preprocess, Score
@@ -185,7 +185,7 @@ class Transformer:
     def fewer_bits(self, step: Step, precision: Precision) -> tuple[Step, Stage, tuple[str, ...]]:
         """The first version that keeps the validation accuracy."""
         path = step.path.with_name(f"{precision}.onnx")
-        best = -1.0
+        best, doubtful = -1.0, None
         for in_float in self.versions(step, path, precision):
             logits = self.logits(path, step.preprocess)
             score = self.score(logits)
@@ -193,7 +193,11 @@ class Transformer:
             if score.accuracy < self.floor - 1e-12:
                 continue
             examples = self.examples(step.preprocess)
-            alone = check_alone(path, examples, tolerance=LOSSY_TOLERANCE, stage=quantise.STAGE)
+            try:
+                alone = check_alone(path, examples, tolerance=LOSSY_TOLERANCE, stage=quantise.STAGE)
+            except VerificationError as error:  # another choice of nodes may meet other kernels
+                doubtful = error
+                continue
             stage = compare(
                 quantise.STAGE,
                 step.logits,
@@ -204,6 +208,8 @@ class Transformer:
                 alone=alone,
             )
             return Step(path=path, preprocess=step.preprocess, logits=logits), stage, in_float
+        if doubtful is not None:
+            raise doubtful
         raise BudgetError(
             asked=f"{quantise.STAGE}: {precision} that keeps {100 * self.floor:.1f} % validation accuracy",
             found=f"the best version reaches {100 * best:.1f} %, with up to half of its nodes in float",
@@ -241,7 +247,7 @@ class Transformer:
         path = step.path.with_name("probed.onnx")
         rows = self.rows[: defaults.N_SENSITIVITY]
         images = list(feed(self.workspace, rows, self.preprocessing, step.preprocess))
-        size = math.ceil(len(quantiser.nodes) / defaults.MAX_SENSITIVITY_GROUPS)
+        size = math.ceil(len(quantiser.nodes) / defaults.MAX_SENSITIVITY_GROUPS) or 1
         groups = [quantiser.nodes[i : i + size] for i in range(0, len(quantiser.nodes), size)]
         errors = []
         with self.workspace.progress.stage("finding sensitive nodes", len(groups)) as advance:
