@@ -6,7 +6,7 @@ Accuracy travels as counts (``Score``), because 0.9 - 0.3 is not 0.6; kept neuro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from prune_tool import defaults
 from prune_tool.errors import UsageError
@@ -21,6 +21,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
 CROP_MODES = ("center", "squash", "border")
 """What timm's evaluation transform knows."""
+Preprocess = Literal["normalize", "graph", "none"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +168,45 @@ def _is_share(value: float, zero: bool) -> bool:
 def _senseless(name: str, value: object, wanted: str, such_as: str) -> UsageError:
     text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
     return UsageError(asked=f"--{name} {text}", found=f"not {wanted}", remedy=f"Try --{name} {such_as}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What kind of file ships.
+
+    Attributes:
+        preprocess: what the file does to an image before the network: ``normalize`` (takes float images of the input
+            size in [0, 1]), ``graph`` (takes bytes of any size, resizes, crops and normalises them), or ``none``.
+        precision: of its weights and of what flows between.
+        probabilities: whether it has a second output, the softmax of ``logits``.
+    """
+
+    preprocess: Preprocess = "normalize"
+    precision: Precision = "fp32"
+    probabilities: bool = False
+
+    @staticmethod
+    def parse(preprocess: str, precision: str, *, probabilities: bool = False) -> Form:
+        """From the words of the command line. Raises ``UsageError`` on others."""
+        return Form(
+            preprocess=_one_of("--preprocess", preprocess, get_args(Preprocess)),
+            precision=_one_of("--precision", precision, get_args(Precision)),
+            probabilities=probabilities,
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file computes what the candidates' neurons were measured with."""
+        return (self.preprocess, self.precision) == ("normalize", "fp32")
+
+    def __str__(self) -> str:
+        return f"{self.precision}, preprocessing {self.preprocess}"
+
+
+def _one_of(option: str, word: str, allowed: tuple[str, ...]) -> Any:
+    if word not in allowed:
+        raise UsageError(asked=f"{option} {word}", found="no such choice", remedy=f"Choose {', '.join(allowed)}")
+    return word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

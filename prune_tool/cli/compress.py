@@ -36,16 +36,19 @@ def command(
     max_macs: options.MaxMacs = None,
     max_params: options.MaxParams = None,
     probabilities: options.Probabilities = False,
+    preprocess: options.Preprocess = "normalize",
+    precision: options.Precision = "fp32",
     runs: options.Runs = options.RUNS,
     name: options.Name = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Analyze, export, bench and report in one go: from a backbone and images to a smaller file, proven and timed."""
-    from prune_tool.records import Budget, Target
+    from prune_tool.records import Budget, Form, Target
 
     loss = Budget.parse(budget)
     limits = options.limits(latency=max_latency, macs=max_macs, params=max_params)
+    form = Form.parse(preprocess, precision, probabilities=probabilities)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
     request = options.request(
         model=model,
@@ -89,7 +92,7 @@ def command(
             confidence=confidence,
             taps=taps,
             limits=limits,
-            probabilities=probabilities,
+            form=form,
         )
         with progress.stage("timing the files"):
             timed = bench(analyzed.run)

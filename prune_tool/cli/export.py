@@ -13,15 +13,18 @@ def command(
     max_macs: options.MaxMacs = None,
     max_params: options.MaxParams = None,
     probabilities: options.Probabilities = False,
+    preprocess: options.Preprocess = "normalize",
+    precision: options.Precision = "fp32",
     runs: options.Runs = options.RUNS,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Cut the cheapest network within the budget, write it, and prove the file on untouched test images."""
-    from prune_tool.records import Budget
+    from prune_tool.records import Budget, Form
 
     loss = Budget.parse(budget)
     limits = options.limits(latency=max_latency, macs=max_macs, params=max_params)
+    form = Form.parse(preprocess, precision, probabilities=probabilities)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
     from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.export import export
@@ -41,7 +44,7 @@ def command(
             confidence=confidence,
             taps=taps,
             limits=limits,
-            probabilities=probabilities,
+            form=form,
         )
     show(exported, export_tables(exported, read_analysis(folder), record.classes, folder), as_json=json)
     pass_gates(exported, record.classes, most)

@@ -108,6 +108,14 @@ MaxClassDrop = Annotated[
 ]
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="Add an output: the softmax of the logits.")]
 Plots = Annotated[bool, typer.Option("--plots", help="Also write the figures as PNG and SVG, for papers.")]
+Preprocess = Annotated[
+    str,
+    typer.Option(
+        "--preprocess",
+        help="What the file does to images: normalize (takes [0, 1] at input size), graph (any size, bytes), none.",
+    ),
+]
+Precision = Annotated[str, typer.Option("--precision", help="Of the file: fp32, fp16 or int8.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
 Run = Annotated[

@@ -9,7 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prune_tool.deploy.verify import Stage
 from prune_tool.pipeline.analyze import Analyzed
+from prune_tool.pipeline.build import Built
 from prune_tool.pipeline.export import Exported
 from prune_tool.pipeline.runs import RunRecord
 from prune_tool.records import Analysis, Candidate, MeasuredReading, Request
@@ -172,18 +174,46 @@ def export_tables(
         ("Shipped", "bold"),
         f": {built.reading}, {built.candidate.n_neurons:,} neurons, {built.candidate.macs / 1e6:,.1f} M MACs"
         f" ({full.macs / built.candidate.macs:.1f}x fewer), {built.candidate.n_params / 1e6:.2f} M parameters"
-        f" ({full.n_params / built.candidate.n_params:.1f}x fewer), {built.n_bytes / 1e6:.1f} MB\n",
+        f" ({full.n_params / built.candidate.n_params:.1f}x fewer), {built.form.precision},"
+        f" {built.n_bytes / 1e6:.1f} MB\n",
         ("Proof", "bold"),
-        f": sliced = full to {built.slicing_diff:.0e}; ONNX Runtime = PyTorch to {built.parity.max_rel_diff:.0e} of the"
-        f" largest logit at batch {', '.join(map(str, built.parity.batch_sizes))}, top-1 {built.parity.n_top1_agree}"
-        f" of {built.parity.n_images}\n",
+        f": {_proof(built)}\n",
         ("Classes", "bold"),
         f": {_fairness(exported.fairness, classes)}\n",
         ("Certificate", "bold"),
         f" ({exported.certificate.state}): {exported.sentence}\n",
+        *(f"Warning: {warning}\n" for warning in exported.warnings),
         str(run.model),
     )
     return [table, shipped]
+
+
+def _proof(built: Built) -> str:
+    """What every step changed, in a line each at most."""
+    steps = "; ".join(_step(stage, built) for stage in built.stages)
+    alone = [stage.alone for stage in built.stages if stage.alone is not None]
+    batches = ", ".join(map(str, alone[-1].batch_sizes))
+    return f"{steps}; the same at batch {batches}, optimised or not; {built.val} on validation"
+
+
+def _step(stage: Stage, built: Built) -> str:
+    same = f"top-1 {stage.n_top1_agree:,} of {stage.n_images:,}"
+    match stage.name:
+        case "slice":
+            return f"sliced = full to {stage.max_rel_diff:.0e} of the largest logit"
+        case "export":
+            return f"ONNX Runtime = PyTorch to {stage.max_rel_diff:.0e}, {same}"
+        case "quantise":
+            kept = f", {len(built.in_float)} nodes in float" if built.in_float else ""
+            return f"{built.form.precision}: {same}{kept}"
+        case _ if built.agreement is None:
+            return f"normalisation outside: to {stage.max_rel_diff:.0e}"
+    agreement = built.agreement
+    test = "" if agreement.test is None else f", {agreement.test.n_correct:,} of {agreement.test.n_images:,} on test"
+    return (
+        f"resizing inside = timm's transform: {same}{test}, pixels to {agreement.mean_pixel_diff:.2g} of 255 on"
+        f" average, {agreement.max_pixel_diff:.0f} at most"
+    )
 
 
 def _fairness(fairness: Fairness, classes: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ class RunFolder:
 
     @property
     def full_int8(self) -> Path:
-        """The full backbone in int8, where one was made."""
+        """The full backbone as int8, where the shipped network is: what quantising alone would have given."""
         return self.path / "full-int8.onnx"
 
     @property

@@ -18,7 +18,8 @@ from prune_tool.deploy.bench import Conditions
 from prune_tool.errors import BudgetError, RunError, UsageError
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.build import parity_images
-from prune_tool.pipeline.export import Exported, export, predict_on_test
+from prune_tool.pipeline.export import Exported, export
+from prune_tool.pipeline.feeding import logits_of
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Request
 
@@ -85,7 +86,8 @@ def test_the_certificate_speaks_of_this_file(workspace: Workspace, exported: Exp
     assert stored["model_sha256"] == hashlib.sha256(run.model.read_bytes()).hexdigest()
     assert stored["certificate"]["state"] == "certified"
     subject = workspace.subject(exported.built.reading.input_size)
-    again = predict_on_test(workspace, subject, run.model, "again")
+    rows, preprocessing = workspace.splits.test, subject.backbone.preprocessing
+    again = logits_of(workspace, rows, run.model, preprocessing, title="again").argmax(axis=1)
     labels = workspace.source.labels[workspace.splits.test]
     assert exported.certificate.test.kept.n_correct == int((again == labels).sum())
     assert sum(c.kept.n_correct for c in exported.fairness.classes) == int((again == labels).sum())
@@ -182,6 +184,6 @@ def test_widths_are_rounded_as_asked_and_the_output_is_the_same(request_: Reques
         assert {tap for m in cut.analysis.measured for tap in m.reading.taps} == {"layer1.0", "layer2.0", "head"}
         shipped = export(Workspace(named), cut.run, budget=Budget.parse("0.5"), taps="layer2.0")
         shapes[round_to] = initialisers(cut.run.model)
-        assert shipped.built.slicing_diff < 1e-4
+        assert shipped.built.stages[0].max_rel_diff < 1e-4
     widths = [max(shape[0] for shape in found.values() if len(shape) == 4) for found in shapes.values()]
     assert widths[0] <= widths[1]

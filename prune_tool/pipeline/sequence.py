@@ -1,0 +1,154 @@
+"""Testing from safe to cheap on the test images: by candidates' neurons, or by files' own predictions.
+
+Which of the two depends on the form alone. A float32 file says what its neurons say, so one pass over the test images
+tests every candidate and one file is built. Any other form is not what was measured, so the files themselves are
+tested: they are all built before the first test image is read, and few enough that a bad one costs little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from prune_tool import defaults
+from prune_tool.deploy.verify import Logits
+from prune_tool.errors import BudgetError
+from prune_tool.frontier.certificate import DropTest, fixed_sequence
+from prune_tool.pipeline.build import Shippable
+from prune_tool.pipeline.features import Features, FitData, Indices
+from prune_tool.pipeline.feeding import logits_of
+from prune_tool.pipeline.probing import fit_probe, subset_of
+from prune_tool.pipeline.workspace import Workspace
+from prune_tool.records import Analysis, Candidate
+
+Make = Callable[[Candidate, Path], Shippable]
+"""Builds a candidate in a new folder of that path."""
+Test = Callable[[Indices], DropTest]
+"""Tests predicted classes (n,) of the test images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of the sequence.
+
+    Attributes:
+        tested: candidates and the outcome of each one's test, safest first; all but possibly the last passed.
+        shipped: the last that passed; where none did, the cheapest.
+        logits: (n_test, classes) of the shipped file itself.
+    """
+
+    tested: tuple[tuple[Candidate, DropTest], ...]
+    shipped: Shippable
+    logits: Logits
+
+    @property
+    def none_passed(self) -> bool:
+        """Whether the safest failed already."""
+        return not self.tested[0][1].passed
+
+
+def by_neurons(
+    workspace: Workspace,
+    analysis: Analysis,
+    data: FitData,
+    order: Sequence[Candidate],
+    *,
+    test: Test,
+    make: Callable[[Candidate], Shippable],
+) -> Outcome:
+    """Test candidates by their neurons and build the one that ships."""
+    predictions = _on_neurons(workspace, analysis, data, order)
+    sequence = fixed_sequence(partial(_after, test, predict) for predict in predictions)
+    shipped = make(order[sequence.n_passed - 1])
+    return Outcome(
+        tested=tuple(zip(order, sequence.tests, strict=False)),
+        shipped=shipped,
+        logits=test_logits(workspace, shipped),
+    )
+
+
+def by_files(workspace: Workspace, files: Sequence[Shippable], *, test: Test) -> Outcome:
+    """Test files, from safe to cheap, by their own predictions."""
+    found: list[Logits] = []
+
+    def predict(file: Shippable) -> Indices:
+        found.append(test_logits(workspace, file))
+        return np.asarray(found[-1].argmax(axis=1))
+
+    sequence = fixed_sequence(partial(_after, test, partial(predict, file)) for file in files)
+    shipped = files[sequence.n_passed - 1]
+    if sequence.n_passed == 0 and len(files) > 1:
+        found.append(test_logits(workspace, shipped))
+    return Outcome(
+        tested=tuple((file.built.candidate, done) for file, done in zip(files, sequence.tests, strict=False)),
+        shipped=shipped,
+        logits=found[sequence.n_passed - 1],
+    )
+
+
+def settle(workspace: Workspace, order: Sequence[Candidate], make: Make, folder: Path) -> list[Shippable]:
+    """Build the files that will be tested; those that cannot keep the validation accuracy are left out.
+
+    Raises:
+        BudgetError: none can.
+    """
+    files: list[Shippable] = []
+    refused: BudgetError | None = None
+    for number, candidate in enumerate(thin(order)):
+        try:
+            files.append(make(candidate, folder / str(number)))
+        except BudgetError as error:
+            workspace.progress.note(f"leaving out the file of {candidate.n_neurons:,} neurons: {error.found}")
+            refused = refused or error
+    if refused is not None and not files:
+        raise refused
+    return files
+
+
+def thin(order: Sequence[Candidate]) -> list[Candidate]:
+    """At most ``MAX_FILES`` of an order: its ends and those evenly between."""
+    n = min(len(order), defaults.MAX_FILES)
+    return [order[i] for i in np.linspace(0, len(order) - 1, n).round().astype(int)]
+
+
+def test_logits(workspace: Workspace, file: Shippable) -> Logits:
+    """(n_test, classes) of a file, run through ONNX Runtime by itself on the test images."""
+    preprocessing = workspace.subject(file.built.reading.input_size).backbone.preprocessing
+    return logits_of(
+        workspace,
+        workspace.splits.test,
+        file.folder.model,
+        preprocessing,
+        preprocess=file.built.form.preprocess,
+        title="testing the file",
+    )
+
+
+def _after(test: Test, predict: Callable[[], Indices]) -> DropTest:
+    return test(predict())
+
+
+def _on_neurons(
+    workspace: Workspace, analysis: Analysis, data: FitData, order: Sequence[Candidate]
+) -> Iterator[Callable[[], Indices]]:
+    """For each candidate, a function that predicts the classes (n,) of the test images.
+
+    One pass over the test images serves all of them: the candidates' neurons are columns of the same taps.
+    """
+    sizes = {analysis.measured[candidate.reading].reading.input_size for candidate in order}
+    subjects = [subject for subject in workspace.subjects if subject.input_size in sizes]
+    features = Features(workspace, subjects, workspace.splits.test)
+    rows = np.arange(len(workspace.splits.test))
+
+    def predict(candidate: Candidate) -> Indices:
+        reading = analysis.measured[candidate.reading].reading
+        subset = subset_of(workspace, data, reading, candidate.n_neurons)
+        probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
+        blocks = features.blocks(reading.input_size, subset, rows)
+        return np.concatenate([probe.predict(neurons) for _, neurons in blocks])
+
+    return (partial(predict, candidate) for candidate in order)
