@@ -1,0 +1,192 @@
+"""What a stage finds and hands to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prune_tool.records.asked import Cost, Target
+from prune_tool.records.score import Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Neurons that a probe may read at one input size: one tap's, or a seeded pool over the last taps up to a cut.
+
+    Attributes:
+        input_size: square input in pixels.
+        kind: ``layer`` (all neurons of one tap) or ``pool``.
+        taps: names in the order of computation; the network ends at the last one.
+        n_per_tap: neurons offered by each tap.
+    """
+
+    input_size: int
+    kind: Literal["layer", "pool"]
+    taps: tuple[str, ...]
+    n_per_tap: tuple[int, ...]
+
+    @property
+    def cut(self) -> str:
+        """The tap at which the network ends."""
+        return self.taps[-1]
+
+    @property
+    def width(self) -> int:
+        """Neurons offered in all."""
+        return sum(self.n_per_tap)
+
+    def __str__(self) -> str:
+        where = self.cut if self.kind == "layer" else f"{self.taps[0]} to {self.cut} pooled"
+        return f"{where} at {self.input_size} px"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredReading:
+    """What the sweep found for a reading.
+
+    Attributes:
+        reading: what was swept.
+        macs: multiply-accumulates per image of the network that ends here, all neurons read.
+        n_params: its parameters.
+        sizes: subset sizes scored, ascending; the last is the reading's width.
+        n_correct: correct validation predictions of ridge probes, per draw and size; see ``Score``.
+        n_val: validation images.
+        critical_size: smallest size whose mean over draws keeps the analysis' share of the reading's own accuracy.
+        critical_size_std: spread of that size over draws.
+        redundancy: diffuse redundancy, 1 - critical_size / width (Nanda et al. 2023, Definition 1).
+        redundancy_nearest: the same by the authors' scripts, which take the size nearest to the threshold, maybe below.
+    """
+
+    reading: Reading
+    macs: int
+    n_params: int
+    sizes: tuple[int, ...]
+    n_correct: tuple[tuple[int | float, ...], ...]
+    n_val: int
+    critical_size: int
+    critical_size_std: float
+    redundancy: float
+    redundancy_nearest: float
+
+    @property
+    def accuracy(self) -> tuple[float, ...]:
+        """Mean over draws of the ridge probe's validation accuracy, per size."""
+        n = self.n_val * len(self.n_correct)
+        return tuple(sum(column) / n for column in zip(*self.n_correct, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Full:
+    """The yardstick: the backbone as it came, penultimate layer, its own input size, a converged logistic probe."""
+
+    input_size: int
+    width: int
+    macs: int
+    n_params: int
+    val: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Another way to take ``k`` numbers from the penultimate layer, on the axes of random subsets.
+
+    Attributes:
+        name: of the way.
+        sizes: numbers taken, ascending.
+        accuracy: mean over draws of the ridge probe's validation accuracy, per size.
+        spread: standard deviation over draws; 0 where there is only one.
+        cka: linear CKA with the whole layer (mean over draws), where what is taken are neurons.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    spread: tuple[float, ...]
+    cka: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedReadings:
+    """Latencies of some readings' networks on one machine.
+
+    Attributes:
+        target: what was timed on.
+        cpu: name of the processor.
+        full_ms: median milliseconds a call of the full backbone.
+        reading_ms: the same of each reading's network, all its neurons read.
+    """
+
+    target: Target
+    cpu: str
+    full_ms: float
+    reading_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What it took to find the candidates.
+
+    Attributes:
+        n_subsets: subsets whose accuracy was measured, all sizes, draws and readings.
+        n_readings: layers and pools they were taken from, over all input sizes.
+        n_timed: networks whose latency was measured.
+        n_probed: subsets that got a converged logistic probe.
+        seconds: all of it, without extracting features.
+    """
+
+    n_subsets: int
+    n_readings: int
+    n_timed: int
+    n_probed: int
+    seconds: float = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """Everything ``analyze`` measured.
+
+    Attributes:
+        full: the yardstick.
+        delta: share of a layer's own accuracy that critical sizes keep.
+        measured: every reading.
+        search: what it took.
+        timed: latencies, where they are what counts.
+        comparisons: on the penultimate layer, where they were asked for.
+    """
+
+    full: Full
+    delta: float
+    measured: tuple[MeasuredReading, ...]
+    search: Search
+    timed: TimedReadings | None = None
+    comparisons: tuple[Comparison, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A network that could ship: a random subset of a reading with its converged logistic probe.
+
+    Attributes:
+        reading: index into ``Analysis.measured``.
+        n_neurons: subset size; the subset is the prefix of this length of draw 0 (or of the pivoted order).
+        macs, n_params: of the sliced trunk and probe.
+        val: validation score of its logistic probe.
+        strength: L2 strength of that probe, chosen on the same validation images.
+        latency_ms: predicted, a call on the request's target: measured on the reading's whole network and scaled by the
+            multiply-accumulates that the subset leaves of it. None where latency was not measured.
+    """
+
+    reading: int
+    n_neurons: int
+    macs: int
+    n_params: int
+    val: Score
+    strength: float
+    latency_ms: float | None = None
+
+    def cost(self, kind: Cost) -> tuple[float, int, int]:
+        """What the candidate costs, to be compared with others of the same ``kind``: ties go by MACs, then neurons."""
+        if kind == "latency":
+            assert self.latency_ms is not None, "latency was not measured"
+            return self.latency_ms, self.macs, self.n_neurons
+        return {"macs": self.macs, "params": self.n_params, "neurons": self.n_neurons}[kind], self.macs, self.n_neurons
