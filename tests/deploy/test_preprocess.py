@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 
 from prune_tool.defaults import OPSET
-from prune_tool.deploy.onnx_file import read_metadata, write_onnx
+from prune_tool.deploy.description import read_metadata
+from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.preprocess import preprocessing_model, with_preprocessing, without_normalisation
 from prune_tool.deploy.session import open_session
 from prune_tool.errors import UsageError, VerificationError

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from prune_tool.deploy.onnx_file import read_metadata
+from prune_tool.deploy.description import read_metadata
 from prune_tool.deploy.quantise import Quantiser, probe_nodes, write_half
 from prune_tool.deploy.session import open_session
 from prune_tool.deploy.verify import LOSSY_TOLERANCE, check_alone

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from prune_tool.deploy.onnx_file import read_metadata
+from prune_tool.deploy.description import read_metadata
 from prune_tool.pipeline.analyze import analyze
-from prune_tool.pipeline.export import export, predict_on_test
+from prune_tool.pipeline.export import export
+from prune_tool.pipeline.feeding import logits_of
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Request
 from tests.support import CLASSES, write_images
@@ -34,7 +35,9 @@ def test_the_certificate_speaks_of_balanced_accuracy_of_the_file(convnet: str, r
     exported = export(workspace, analyzed.run, budget=Budget.parse("0.3"))
     test = exported.certificate.test
     labels = workspace.source.labels[workspace.splits.test]
-    predicted = predict_on_test(workspace, workspace.native, analyzed.run.model, "testing")
+    preprocessing = workspace.native.backbone.preprocessing
+    logits = logits_of(workspace, workspace.splits.test, analyzed.run.model, preprocessing, title="testing")
+    predicted = logits.argmax(axis=1)
     expected = balanced_accuracy_score(labels, predicted)
     assert test.kept.accuracy == pytest.approx(expected, abs=1e-12)
     assert test.kept.accuracy != pytest.approx((labels == predicted).mean(), abs=1e-3)  # the two metrics differ here
