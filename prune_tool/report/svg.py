@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from textwrap import wrap
 
 from markupsafe import Markup
 
@@ -37,7 +38,7 @@ class Frame:
 
 
 WIDE = Frame(width=960, height=430, left=58, right=24, top=18, bottom=52, x_ticks=9, y_ticks=7)
-NARROW = Frame(width=358, height=320, left=46, right=14, top=16, bottom=48, x_ticks=4, y_ticks=6)
+NARROW = Frame(width=358, height=336, left=46, right=14, top=16, bottom=64, x_ticks=4, y_ticks=6)
 PANEL = Frame(width=228, height=150, left=38, right=16, top=8, bottom=22, x_ticks=4, y_ticks=4, titles=False)
 
 
@@ -109,8 +110,9 @@ class _Pen:
             parts.append(_text(x, self.bottom + 17, self.chart.x.label(value), "tick", "middle"))
         parts.append(_tag("line", class_="axis", x1=frame.left, x2=self.right, y1=self.bottom, y2=self.bottom))
         if frame.titles:
-            middle = (frame.left + self.right) / 2
-            parts.append(_text(middle, frame.height - 8, self.chart.x.title, "title", "middle"))
+            middle = frame.width / 2
+            for i, line in enumerate(wrap(self.chart.x.title, int(frame.width / LETTER_WIDTH))):
+                parts.append(_text(middle, self.bottom + 40 + (TEXT_HEIGHT + 3) * i, line, "title", "middle"))
         return _tag("g", *parts, aria_hidden="true")
 
     def band(self, band: Band) -> Markup:

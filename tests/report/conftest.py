@@ -23,11 +23,11 @@ __all__ = ["analyzed", "exported", "request_", "workspace"]
 VOID = {"meta", "link", "img", "input", "br"}
 
 
-@dataclass
+@dataclass(eq=False)
 class Element:
     tag: str
     attributes: dict[str, str]
-    parents: tuple[Element, ...]
+    parents: tuple[Element, ...] = field(repr=False)  # each has its own parents: shown, they would fill the memory
     text: str = ""
 
     @property
@@ -38,7 +38,7 @@ class Element:
         return any(parent is other for parent in self.parents)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Page(HTMLParser):
     """Every element of a page with its text, and whether all of them were closed in order."""
 

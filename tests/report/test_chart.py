@@ -122,3 +122,17 @@ def test_names_cover_neither_marks_nor_each_other_and_stay_in_the_picture(
         assert 0 <= x0 < x1 <= frame.width
         assert not any(x0 < mx < x1 and y0 < my < y1 for mx, my in marks)
         assert not any(x0 < b[2] and x1 > b[0] and y0 < b[3] and y1 > b[1] for b in names[:i])
+
+
+@pytest.mark.parametrize("frame", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_a_long_title_is_broken_and_stays_in_the_picture(frame: Frame) -> None:
+    title = "milliseconds a call, predicted (tensorrt, batch 128) (log scale)"
+    y = Axis(title="y", low=0, high=1, unit="share")
+    x = Axis(title=title, low=1, high=100, unit="ms", log=True)
+    svg = ET.fromstring(draw(Chart(title="t", summary="s", x=x, y=y), frame))
+    lines = [text for text in svg.iter("text") if text.attrib["class"] == "title"]
+    assert " ".join(line.text or "" for line in lines) == title
+    for line in lines:
+        assert 7 * len(line.text or "") <= frame.width
+        assert float(line.attrib["x"]) == frame.width / 2
+        assert float(line.attrib["y"]) <= frame.height
