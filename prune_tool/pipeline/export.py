@@ -62,7 +62,7 @@ class Exported:
             None for float32.
         warnings: what whoever ships the file should know.
         model_sha256: of ``model.onnx``.
-        taps: the restriction asked for, as in ``export``.
+        taps, limits: the restrictions asked for, as in ``export``.
     """
 
     sentence: str
@@ -76,6 +76,7 @@ class Exported:
     warnings: tuple[str, ...]
     model_sha256: str
     taps: str | None
+    limits: tuple[Limit, ...]
 
 
 def export(
@@ -157,6 +158,7 @@ def export(
             warnings=() if slower is None else (slower,),
             model_sha256=file_fingerprint(shipped.model),
             taps=taps,
+            limits=tuple(limits),
         )
         _move(work, shipped, run)
     write_predictions(run, exported.model_sha256, workspace.splits.test, labels, full, kept)

@@ -49,21 +49,18 @@ _COUNTED = (
 
 
 def cost_axes(analysis: Analysis) -> tuple[CostAxis, ...]:
-    """What candidates are shown against: latency first, where it was measured."""
+    """The axes of the frontier's figure: latency first, where it was measured."""
     timed = analysis.timed
     if timed is None:
         return _COUNTED
     latency = CostAxis(
         name="latency",
-        title=f"milliseconds a call, predicted ({timed.target.provider}, batch {timed.target.batch_size})",
+        title=f"latency a call (predicted; {timed.target.provider}, batch {timed.target.batch_size})",
         unit="ms",
         of=lambda candidate: candidate.latency_ms or timed.full_ms,
         full=lambda _: timed.full_ms,
     )
     return latency, *_COUNTED
-
-
-"""The axes of the frontier's figure, the first being what the frontier is of."""
 
 
 def metric_name(request: Request) -> str:

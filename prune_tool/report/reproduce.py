@@ -11,7 +11,7 @@ from typing import Any
 from prune_tool import defaults
 from prune_tool.deploy.bench import BenchResult
 from prune_tool.pipeline.results import Results
-from prune_tool.records import Budget, Candidate, PreprocessingChange, Request, Score, Target
+from prune_tool.records import Budget, Candidate, Form, Limit, PreprocessingChange, Request, Score, Target
 from prune_tool.report.bench import threads
 from prune_tool.store.layout import RunFolder
 
@@ -73,6 +73,10 @@ WORDS: dict[str, Words] = {
 
 def analyze_command(request: Request, run: RunFolder) -> str:
     """The ``analyze`` of a request into a run folder; what is as by default is left out, except the seed."""
+    if (request.model or "").startswith("module:"):
+        return (
+            f"# {request.model} was given in Python: analyze(Workspace(request, backbone=from_module(...)), runs=...)"
+        )
     plain = Request()
     words = ["prune-tool", "analyze"]
     for field, spelled in WORDS.items():
@@ -92,10 +96,27 @@ def commands(results: Results) -> tuple[str, ...]:
         words += [] if exported.taps in {None, "all"} else ["--taps", exported.taps]
         confidence = 1 - test.alpha
         words += [] if math.isclose(confidence, defaults.CONFIDENCE) else ["--confidence", f"{confidence:g}"]
+        words += _limits(exported.limits) + _form(exported.built.form)
         done.append(shlex.join(words))
     if bench is not None:
         done.append(bench_command(results.run, bench))
     return (*done, shlex.join(["prune-tool", "report", run]))
+
+
+def _limits(limits: Sequence[Limit]) -> list[str]:
+    units = {"latency": ("ms", 1.0), "macs": ("M", 1e6), "params": ("M", 1e6)}
+    return [word for each in limits for word in (f"--max-{each.kind}", _with_unit(each.most, *units[each.kind]))]
+
+
+def _with_unit(most: float, unit: str, size: float) -> str:
+    return f"{most / size:.12g}{unit}"
+
+
+def _form(form: Form) -> list[str]:
+    plain = Form()
+    words = [] if form.preprocess == plain.preprocess else ["--preprocess", form.preprocess]
+    words += [] if form.precision == plain.precision else ["--precision", form.precision]
+    return [*words, "--probabilities"] if form.probabilities else words
 
 
 def bench_command(run: RunFolder, bench: BenchResult) -> str:

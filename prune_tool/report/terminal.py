@@ -10,6 +10,7 @@ from rich.text import Text
 
 from prune_tool.records import Analysis, Candidate
 from prune_tool.report.chart import Axis, around
+from prune_tool.report.figures import cost_axes
 
 HEIGHT, WIDEST = 12, 96
 """Rows and most columns of the plot: a frontier of ten candidates needs no more."""
@@ -36,7 +37,7 @@ ASCII = Glyphs(candidate="o", shipped="@", full="#", level=".", axis="-", corner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontierPlot:
-    """Validation accuracy against MACs on a log scale; nothing at all where the output is no terminal.
+    """Validation accuracy against the first of ``cost_axes`` on a log scale; nothing where stdout is no terminal.
 
     ``metric`` names what is counted: accuracy or balanced accuracy.
     """
@@ -54,19 +55,18 @@ class FrontierPlot:
         yield from self._draw(min(options.max_width, WIDEST), glyphs)
 
     def _draw(self, width: int, glyphs: Glyphs) -> RenderResult:
-        full = self.analysis.full
+        full, cost = self.analysis.full, cost_axes(self.analysis)[0]
         marked = [(c, glyphs.candidate) for c in self.candidates]
         marked += [(self.shipped, glyphs.shipped)] if self.shipped else []
-        places = [(c.macs, c.val.accuracy, glyph) for c, glyph in marked] + [
-            (full.macs, full.val.accuracy, glyphs.full)
-        ]
-        x = around([macs for macs, _, _ in places], title="", unit="count", log=True, margin=0.03)
+        places = [(cost.of(c), c.val.accuracy, glyph) for c, glyph in marked]
+        places.append((cost.full(self.analysis), full.val.accuracy, glyphs.full))
+        x = around([at for at, _, _ in places], title="", unit=cost.unit, log=True, margin=0.03)
         y = around([accuracy for _, accuracy, _ in places], title="", unit="share", margin=0.03)
         columns = width - LABEL_WIDTH
         grid = [[" "] * columns for _ in range(HEIGHT)]
         grid[_row(y, full.val.accuracy)] = [glyphs.level] * columns
-        for macs, accuracy, glyph in places:  # the shipped one, then full, last: what matters more is on top
-            grid[_row(y, accuracy)][_cell(x, macs, columns)] = glyph
+        for at, accuracy, glyph in places:  # the shipped one, then full, last: what matters more is on top
+            grid[_row(y, accuracy)][_cell(x, at, columns)] = glyph
         yield self._title(glyphs)
         labels = {_row(y, tick): y.label(tick) for tick in y.ticks(5)}
         for i, cells in enumerate(grid):
@@ -77,7 +77,7 @@ class FrontierPlot:
     def _title(self, glyphs: Glyphs) -> Text:
         shipped = f"  {glyphs.shipped} shipped" if self.shipped else ""
         key = f"  {glyphs.candidate} candidates  {glyphs.full} full{shipped}"
-        return Text.assemble((f"Validation {self.metric} against MACs", "bold"), key)
+        return Text.assemble((f"Validation {self.metric} against {cost_axes(self.analysis)[0].name}", "bold"), key)
 
 
 def _row(axis: Axis, value: float) -> int:

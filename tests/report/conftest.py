@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import prune_tool
+from prune_tool.deploy.bench import Conditions
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.export import Exported
 from prune_tool.pipeline.results import Results, read_results
@@ -76,7 +77,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="session")
 def run(workspace: Workspace, analyzed: Analyzed, exported: Exported) -> RunFolder:
     """Exported, timed, and with its page."""
-    prune_tool.bench(analyzed.run, batch_sizes=(1, 2), seconds=0.1, n_threads=1)
+    prune_tool.bench(analyzed.run, Conditions(batch_sizes=(1, 2), seconds=0.1, threads=(1,)))
     report = write_report(analyzed.run, workspace=workspace)
     assert report.missing == ()
     return analyzed.run

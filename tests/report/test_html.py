@@ -53,14 +53,14 @@ def test_every_candidate_is_on_every_figure_and_in_the_table(page: Page, results
         assert any(name in row.text and f"{candidate.n_neurons:,} of " in row.text for row in rows)
     assert sum("shipped" in row.classes for row in rows) == 1
     plots = page.all("div", "plot")
-    assert len(plots) == 4, "two costs, two sizes"
+    assert len(plots) == 6, "three costs, two sizes"
     for plot in plots:
         hits = [hit.attributes["href"] for hit in page.all("a", "hit") if hit.inside(plot)]
         assert hits == [f"#{row.attributes['id']}" for row in rows] + ["#full"]
 
 
 def test_marks_lie_where_their_numbers_are(page: Page, results: Results) -> None:
-    """On the first figure: right means more MACs on a log scale, up more accuracy."""
+    """On the first figure: right means more milliseconds on a log scale, up more accuracy."""
     import math
 
     from prune_tool.report.figures import shown_candidates
@@ -69,9 +69,10 @@ def test_marks_lie_where_their_numbers_are(page: Page, results: Results) -> None
     styles = [hit.attributes["style"] for hit in page.all("a", "hit") if hit.inside(plot)]
     left, top = zip(*(map(float, re.findall(r"([\d.]+)%", style)) for style in styles), strict=True)
     full = results.analysis.full
-    macs = [*(c.macs for c in shown_candidates(results)), full.macs]
+    assert results.analysis.timed is not None
+    latency = [*(c.latency_ms or 0 for c in shown_candidates(results)), results.analysis.timed.full_ms]
     accuracy = [*(c.val.accuracy for c in shown_candidates(results)), full.val.accuracy]
-    for places, values in ((left, [math.log(m) for m in macs]), (top, accuracy)):
+    for places, values in ((left, [math.log(ms) for ms in latency]), (top, accuracy)):
         far = max(range(len(values)), key=lambda i, v=values: abs(v[i] - v[0]))
         slope = (places[far] - places[0]) / (values[far] - values[0])
         assert (slope > 0) == (places is left)
@@ -195,7 +196,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(copied: RunFolde
         assert command not in done, notices[0].text
         program, *words = shlex.split(command)
         assert program == "prune-tool"
-        answer = ask(*words, *(("--seconds", "0.1") if words[0] == "bench" else ()), "-q")
+        answer = ask(*words, *(("--seconds", "0.1", "--starts", "0") if words[0] == "bench" else ()), "-q")
         assert answer.status in {0, 1}, answer.err
         done.append(command)
     assert [command.split()[1] for command in done] == ["export", "bench"]

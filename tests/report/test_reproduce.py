@@ -10,7 +10,7 @@ import pytest
 from prune_tool.errors import BudgetError
 from prune_tool.frontier.choice import within_budget
 from prune_tool.pipeline.results import Results
-from prune_tool.records import Budget, Candidate, Request, Score
+from prune_tool.records import Budget, Candidate, Form, Limit, PreprocessingChange, Request, Score, Target
 from prune_tool.report.reproduce import WORDS, analyze_command, commands, spelled_budget, tightest_budget
 from prune_tool.store.layout import RunFolder
 from tests.support import ask
@@ -30,6 +30,15 @@ REQUESTS = [
         metric="balanced-accuracy",
         compare=True,
         round_to=1,
+    ),
+    Request(
+        model="m",
+        data="d",
+        cost="macs",
+        target=Target(batch_size=8, n_threads=2),
+        preprocessing=PreprocessingChange(mean=(0.1, 0.25, 0.5), crop_pct=0.9, crop_mode="squash"),
+        amp=True,
+        workers=3,
     ),
 ]
 
@@ -64,6 +73,25 @@ def test_the_analyze_command_makes_the_same_request(
 
 def test_every_field_of_a_request_can_be_written() -> None:
     assert {*WORDS} == {field.name for field in fields(Request)}
+
+
+def test_the_export_command_repeats_limits_and_form(results: Results) -> None:
+    assert results.exported is not None
+    limits = (Limit.parse("latency", "2.5ms"), Limit.parse("macs", "1.5G"), Limit.parse("params", "300k"))
+    form = Form(preprocess="graph", precision="int8", probabilities=True)
+    built = replace(results.exported.built, form=form)
+    asked = replace(results, exported=replace(results.exported, limits=limits, built=built))
+    words = shlex.split(commands(asked)[1])
+    given = dict(zip(words[3::2], words[4::2], strict=False))
+    assert Limit.parse("latency", given["--max-latency"]) == limits[0]
+    assert Limit.parse("macs", given["--max-macs"]) == limits[1]
+    assert Limit.parse("params", given["--max-params"]) == limits[2]
+    assert (given["--preprocess"], given["--precision"], words[-1]) == ("graph", "int8", "--probabilities")
+
+
+def test_a_module_given_in_python_gets_no_command_that_cannot_run(tmp_path: Path) -> None:
+    said = analyze_command(Request(model="module:Mine", data="d"), RunFolder(tmp_path / "mine"))
+    assert said.startswith("# module:Mine")
 
 
 def candidates(*correct: int) -> list[Candidate]:

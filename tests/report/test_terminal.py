@@ -5,11 +5,13 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
+from prune_tool.frontier.screen import front
 from prune_tool.pipeline.results import Results
 from prune_tool.report.terminal import HEIGHT, WIDEST, FrontierPlot
 from prune_tool.store.layout import RunFolder
@@ -32,7 +34,9 @@ class Terminal(StringIO):
 def plotted(results: Results, file: StringIO, width: int = 80) -> str:
     assert results.exported is not None
     shipped = results.exported.built.candidate
-    plot = FrontierPlot(analysis=results.analysis, candidates=results.candidates, metric="accuracy", shipped=shipped)
+    counted = replace(results.analysis, timed=None)  # what a clock says of a network this small is mostly noise
+    candidates = front(results.candidates, "macs")
+    plot = FrontierPlot(analysis=counted, candidates=candidates, metric="accuracy", shipped=shipped)
     Console(file=file, width=width, color_system=None).print(plot)
     return file.getvalue()
 
@@ -66,7 +70,7 @@ def test_where_it_is_no_terminal_there_is_no_plot(
     assert not plotted(results, StringIO()).strip()
     answer = ask("report", run.path, "-q")
     assert answer.status == 0
-    assert "against MACs" not in answer.out
+    assert "against latency" not in answer.out
 
 
 def test_the_command_shows_it_on_a_terminal(run: RunFolder) -> None:
@@ -86,6 +90,6 @@ def test_the_command_shows_it_on_a_terminal(run: RunFolder) -> None:
     os.close(ours)
     assert process.returncode == 0
     text = re.sub(r"\x1b\[[\d;]*m", "", seen.decode())
-    assert "Validation accuracy against MACs" in text
+    assert "Validation accuracy against latency" in text
     assert "◉ shipped" in text
     assert "report.html" in text
