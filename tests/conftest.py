@@ -10,6 +10,9 @@ import pytest
 
 from tests.support import write_backbone, write_images
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, the threads of one would wait for those of the other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

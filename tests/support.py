@@ -183,3 +183,10 @@ class Refusing(Wrapped):
         if i not in self.allowed:
             raise BadImageError(asked=f"read the image {i}", found="refused in a test", remedy="Ask for another")
         return self._source.read(i)  # type: ignore[attr-defined]
+
+
+def untimed(value: object) -> object:
+    """What was found, without what a clock said."""
+    if isinstance(value, dict):
+        return {key: untimed(part) for key, part in value.items() if key not in {"seconds", "timed", "latency_ms"}}
+    return [untimed(part) for part in value] if isinstance(value, list) else value

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
 from prune_tool.deploy.cuts import Cut, time_cuts
 from prune_tool.deploy.hardware import cpu_model
+from prune_tool.errors import CacheError
 from prune_tool.pipeline.engines.network import network_of
 from prune_tool.pipeline.workspace import Subject, Workspace
 from prune_tool.records import Reading, TimedReadings
 from prune_tool.store.atomic import as_json_text, read_json
 from prune_tool.store.fingerprint import fingerprint
+from prune_tool.store.kept import KeptFile
 from prune_tool.surgery.taps import HEAD
 
 
@@ -32,15 +35,26 @@ def time_readings(workspace: Workspace, readings: Sequence[Reading]) -> TimedRea
     full = Cut(graph=graph_of(workspace, native), outputs=(HEAD,))
     cuts = [Cut(graph=graph_of(workspace, workspace.subject(r.input_size)), outputs=r.taps) for r in readings]
     kept = workspace.cache.latencies(_key(workspace, readings))
-    if not kept.is_whole():
-        with kept.locked(), workspace.progress.stage(f"timing cuts on {target.provider}", len(cuts)) as advance:
-            full_ms, reading_ms = time_cuts(full, cuts, target, advance)
-            found = {"full_ms": full_ms, "reading_ms": reading_ms}
-            kept.write(lambda path: path.write_text(as_json_text(found), encoding="utf-8"), native.about)
-    found = read_json(kept.path)
+    found = read_json(kept.path) if kept.is_whole() else _measured(workspace, kept, full, cuts)
     return TimedReadings(
         target=target, cpu=cpu_model(), full_ms=found["full_ms"], reading_ms=tuple(found["reading_ms"])
     )
+
+
+def _measured(workspace: Workspace, kept: KeptFile, full: Cut, cuts: Sequence[Cut]) -> Any:
+    """Measure, and remember it."""
+    with kept.locked():
+        if kept.is_whole():  # another process has measured meanwhile
+            return read_json(kept.path)
+        target = workspace.request.target
+        with workspace.progress.stage(f"timing cuts on {target.provider}", len(cuts)) as advance:
+            full_ms, reading_ms = time_cuts(full, cuts, target, advance)
+        found = {"full_ms": full_ms, "reading_ms": reading_ms}
+        try:
+            kept.write(lambda path: path.write_text(as_json_text(found), encoding="utf-8"), workspace.native.about)
+        except CacheError as error:  # what was measured is not lost for that
+            workspace.progress.note(f"latencies are not remembered: {error}")
+        return found
 
 
 def graph_of(workspace: Workspace, subject: Subject) -> Path:

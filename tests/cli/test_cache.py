@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from tests.cli.conftest import QUICK
-from tests.support import Answer, ask
+from tests.support import Answer, ask, untimed
 
 
 @pytest.fixture
@@ -125,13 +125,6 @@ def test_what_was_removed_is_computed_again(
     for name in ("analysis.json", "frontier.json"):
         first, second = (json.loads((run / name).read_text()) for run in (analyzed, tmp_path / "runs" / "again"))
         assert untimed(first) == untimed(second)
-
-
-def untimed(value: object) -> object:
-    """What was found, without what a clock said."""
-    if isinstance(value, dict):
-        return {key: untimed(part) for key, part in value.items() if key not in {"seconds", "timed", "latency_ms"}}
-    return [untimed(part) for part in value] if isinstance(value, list) else value
 
 
 def test_what_is_in_use_stays(cache: Path) -> None:

@@ -232,9 +232,10 @@ def test_what_is_no_file_of_images_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_file_against_itself_is_as_fast_in_nine_of_ten_benchmarks(heavy):
+    """Of 20, 16 must: if nine in ten do, fewer are a chance of 4 %; if 95 in a hundred do, of 3 in 10,000."""
     contains = []
-    for seed in range(10):
-        result = bench({"one": heavy, "same": heavy}, Conditions(threads=(1,), seconds=2.0, seed=seed))
+    for seed in range(20):
+        result = bench({"one": heavy, "same": heavy}, Conditions(threads=(1,), seconds=1.0, seed=seed))
         speedup = result.timings[1].speedup
         contains.append(speedup.low <= 1 <= speedup.high)
-    assert sum(contains) >= 9, contains
+    assert sum(contains) >= 16, contains

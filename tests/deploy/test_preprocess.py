@@ -12,9 +12,10 @@ from PIL import Image
 from torch import nn
 
 from prune_tool.defaults import OPSET
-from prune_tool.deploy.description import read_metadata
+from prune_tool.deploy.description import read_metadata, read_model
 from prune_tool.deploy.onnx_file import write_onnx
 from prune_tool.deploy.preprocess import preprocessing_model, with_preprocessing, without_normalisation
+from prune_tool.deploy.seal import require_sound
 from prune_tool.deploy.session import open_session
 from prune_tool.errors import UsageError, VerificationError
 from prune_tool.task.backbone import Preprocessing, pixel_transform
@@ -107,7 +108,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_transform_in_front_of_a_network_is_the_network_on_transformed_images(network: Path) -> None:
     joined = network.with_name("joined.onnx")
     assert with_preprocessing(network, joined, preprocessing()) == joined.stat().st_size
-    assert read_metadata(joined) == {"says": "something"}
+    assert read_metadata(joined)["says"] == "something"
+    assert require_sound(read_model(joined), "joined")
     session = open_session(joined)
     (entry,) = session.get_inputs()
     assert (entry.name, entry.type, entry.shape) == ("images", "tensor(uint8)", ["batch", "height", "width", 3])

@@ -36,7 +36,7 @@ def test_products_are_int8_the_probe_is_float_and_metadata_stay(quantiser: Quant
     assert all(
         kind == (onnx.TensorProto.FLOAT if name in probe else onnx.TensorProto.INT8) for name, kind in kinds.items()
     )
-    assert read_metadata(path) == METADATA
+    assert METADATA.items() <= read_metadata(path).items()
     assert [(entry.domain, entry.version) for entry in onnx.load(path).opset_import] == [("", 20)]
 
 
@@ -72,4 +72,4 @@ def test_half_precision_computes_nearly_the_same_behind_a_float32_door(file: Pat
     difference = np.abs(after - before).max() / np.abs(before).max()
     assert 1e-6 < difference < 5e-3
     assert set(weights(path).values()) == {onnx.TensorProto.FLOAT16}
-    assert read_metadata(path) == METADATA
+    assert METADATA.items() <= read_metadata(path).items()

@@ -40,7 +40,7 @@ def test_half_precision_and_worker_processes_agree_with_float32(
         made = Workspace(replace(request_, device="cuda:0", amp=amp, workers=workers))
         [entry] = extract(made, [made.native], rows)
         found[amp, workers] = entry.read(["head"])["head"]
-        for path in entry.folder.glob("shard-*"):
+        for path in entry.folder.glob("*.safetensors"):
             path.unlink()
     np.testing.assert_array_equal(found[False, 0], found[False, 2])
     exact, rounded = found[False, 0], found[True, 2]

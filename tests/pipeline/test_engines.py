@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,18 +83,21 @@ def test_worker_processes_change_no_bit(fresh: Callable[..., Workspace], rows: n
 @pytest.mark.parametrize("n_devices", [1, 2, 3])
 def test_several_devices_change_no_bit(workspace: Workspace, rows: np.ndarray, n_devices: int) -> None:
     plan = plan_of(workspace, rows)
-    by: set[str] = set()
+    by: set[int] = set()
     advanced: list[int] = []
+    all_have_begun = threading.Barrier(n_devices)
 
-    class Named(runners.OnnxRunner):
+    class Waiting(runners.OnnxRunner):
+        """One a device; none is done with its first batch before every other has one."""
+
         def __call__(self, pixels: object) -> runners.Neurons:
-            import threading
-
-            by.add(threading.current_thread().name.rsplit("_", 1)[0])
+            if id(self) not in by:
+                by.add(id(self))
+                all_have_begun.wait(timeout=60)
             return super().__call__(pixels)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runners, "OnnxRunner", Named)
+        patch.setattr(runners, "OnnxRunner", Waiting)
         found = dict(compute_here(plan, ["cpu"] * n_devices, n_threads=1, n_workers=0, advance=advanced.append))
     assert sum(advanced) == N_IMAGES
     assert len(by) == n_devices
@@ -105,8 +109,6 @@ def test_several_devices_change_no_bit(workspace: Workspace, rows: np.ndarray, n
 
 
 def test_an_error_in_one_lane_ends_them_all(workspace: Workspace, rows: np.ndarray) -> None:
-    import threading
-
     class Broken:
         def __getattr__(self, name: str) -> object:
             return getattr(workspace.source, name)
@@ -163,7 +165,7 @@ def test_a_trial_decides_once(
     monkeypatch.setattr(choose, "_fastest", timed(5.0))
     assert choose.choose_runtime(workspace, workspace.native, "cpu", rows) == "onnxruntime"
     assert len(trials) == 1
-    [memory] = (workspace.cache.root / "graphs").glob("*.json")
+    [memory] = (workspace.cache.root / "runtimes").glob("*[!l].json")  # not the seal
     memory.write_text("{")
     assert choose.choose_runtime(workspace, workspace.native, "cpu", rows) == "pytorch"
     assert choose.choose_runtime(workspace, workspace.native, "cuda", rows) == "pytorch"
@@ -177,7 +179,7 @@ def test_a_cache_that_cannot_be_written_is_named(
         raise OSError(28, "No space left on device")
 
     workspace = fresh("full")
-    monkeypatch.setattr(choose, "FileLock", full)
+    monkeypatch.setattr("prune_tool.store.kept.replacing", full)
     with pytest.raises(CacheError, match=r"No space left.*PRUNE_TOOL_CACHE"):
         choose.choose_runtime(workspace, workspace.native, "cpu", rows)
 

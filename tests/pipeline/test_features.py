@@ -329,7 +329,7 @@ class TestNoSpace:
         def full(kept: KeptFile, make: object, about: object) -> None:
             raise unwritable(kept.path, OSError(28, "No space left on device"))
 
-        for kind in ("features", "graphs"):
+        for kind in ("features", "graphs", "runtimes", "latencies"):
             shutil.copytree(home / "cache" / kind, own_cache_folder / kind)
         monkeypatch.setattr(KeptFile, "write", full)
         found = analyze(Workspace(request_), runs=tmp_path / "runs")

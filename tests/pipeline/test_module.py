@@ -58,8 +58,9 @@ def test_a_module_gives_what_the_same_network_gives_by_its_name(
     by_module: tuple[Workspace, Analyzed], analyzed: Analyzed
 ) -> None:
     _, found = by_module
-    assert found.analysis == analyzed.analysis
-    assert found.candidates == analyzed.candidates
+    assert replace(found.analysis, timed=None) == replace(analyzed.analysis, timed=None)
+    untimed = [[replace(c, latency_ms=None) for c in each.candidates] for each in (found, analyzed)]
+    assert untimed[0] == untimed[1]  # a clock never says the same twice
     assert (found.record.model, found.record.request.model) == ("mine", "module:mine")
     assert found.record.preprocessing == analyzed.record.preprocessing
 
@@ -90,7 +91,7 @@ def test_a_network_of_ones_own_ships(images: Path, home: Path) -> None:
     found = analyze(workspace, runs=home / "runs-own")
     assert found.record.model == "Net"
     assert found.record.input_sizes == (64, 32)
-    assert {tap for m in found.analysis.measured for tap in m.reading.taps} >= {"first.1", "second.0"}
+    assert {tap for m in found.analysis.measured for tap in m.reading.taps} >= {"first.1", "second.2"}
     shipped = export(workspace, found.run, budget=Budget.parse("0.6"))
     assert all(stage.n_top1_agree == stage.n_images for stage in shipped.built.stages)
     loaded = prune_tool.load(found.run.path)

@@ -60,16 +60,17 @@ def test_a_cluster_computes_the_same_bits_though_a_worker_dies(on_ray: Workspace
     assert marker.exists()
     found = entry.read(names)
     folder = entry.folder
-    stamps = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+    stamps = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
     assert len(stamps) == 5
-    (folder / "shard-000001.safetensors").unlink()
+    lost = entry._file(1)
+    lost.unlink()
     on_ray.__dict__["source"] = Refusing(source, allowed={int(row) for row in rows[8:16]})
     [resumed] = extract(on_ray, [on_ray.native], rows)
-    now = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
-    assert [name for name in stamps if now[name] != stamps[name]] == ["shard-000001.safetensors"]
+    now = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+    assert [name for name in stamps if now[name] != stamps[name]] == [lost.name]
     local = Workspace(replace(on_ray.request, engine="local"))
     local.__dict__.update({"source": source, "native": on_ray.native})
-    for path in folder.glob("shard-*"):
+    for path in folder.glob("*.safetensors"):
         path.unlink()
     [alone] = extract(local, [local.native], rows)
     assert alone.folder == resumed.folder

@@ -19,7 +19,7 @@ def test_every_file_has_one_place_of_its_own_in_the_folder(tmp_path):
     paths = [
         getattr(run, name) for name, kind in vars(RunFolder).items() if isinstance(kind, property) and name != "name"
     ]
-    assert len({*paths}) == len(paths) == 13
+    assert len({*paths}) == len(paths) == 14
     assert {path.parent for path in paths} == {run.path}
     assert {"run.json", "model.onnx", "model.pt2", "certificate.json", "README.md"} < {path.name for path in paths}
 
