@@ -34,7 +34,7 @@ def refusal(answer: Answer) -> str:
     return answer.err
 
 
-def test_what_an_analysis_keeps_is_listed(cache: Path) -> None:
+def test_what_an_analysis_keeps_is_listed(cache: Path, analyzed: Path) -> None:
     printed = json.loads(ask("cache", "ls", "--json").out)
     assert printed["root"] == str(cache)
     assert {entry["kind"] for entry in printed["entries"]} == {
@@ -45,11 +45,12 @@ def test_what_an_analysis_keeps_is_listed(cache: Path) -> None:
         "runtimes",
     }
     assert printed["n_bytes"] == sum(entry["n_bytes"] for entry in printed["entries"])
-    features = next(entry for entry in printed["entries"] if entry["kind"] == "features")
-    assert features["about"]["model"] == "test_resnet"
-    assert features["about"]["data"] == "textures"
-    assert features["about"]["n_images"] > 100
-    assert features["about"]["input_sizes"] == [64]
+    of_features = [entry["about"] for entry in printed["entries"] if entry["kind"] == "features"]
+    assert {(about["model"], about["data"], *about["input_sizes"]) for about in of_features} == {
+        ("test_resnet", "textures", 64)
+    }
+    record = json.loads((analyzed / "run.json").read_text())
+    assert record["n_train"] + record["n_val"] in {about["n_images"] for about in of_features}
     shown = ask("cache", "ls")
     assert (shown.status, shown.err) == (0, "")
     assert all(f"│ {key[:8]} " in shown.out for key in listed())

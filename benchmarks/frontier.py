@@ -1,0 +1,152 @@
+"""How much faster a certified file is, and what each axis brings: all of them, resolution, depth, the last layer alone.
+
+    python benchmarks/frontier.py [--only MODEL/DATA ...] [--budget 0.05,0.01] [--out FOLDER] [--render]
+
+For each backbone and task, and for each restriction of the search: the cheapest file that loses no more than the budget
+(certified at 95 % on the test images), and its latency in ONNX Runtime on one thread at batch 1 and 16, interleaved
+with the full backbone and with the files of the other restrictions. Pairs go into FOLDER's ``frontier.json`` beside
+those already there; ``frontier.png`` and ``frontier.svg`` are drawn of all. ``--render`` only draws and prints.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import _record
+from _frontier_report import draw, report
+from _pairs import PAIRS, Pair, open_workspace, task
+
+from prune_tool import Budget, Workspace, analyze, export
+from prune_tool.cli.console import watching
+from prune_tool.deploy.bench import Conditions, bench
+from prune_tool.errors import BudgetError
+from prune_tool.frontier.screen import front
+from prune_tool.pipeline.analyze import Analyzed, probe_near
+from prune_tool.pipeline.features import fit_data
+from prune_tool.pipeline.progress import Progress
+from prune_tool.pipeline.runs import read_analysis
+
+NAME = "frontier"
+BATCH_SIZES = (1, 16)
+SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """A restriction of the search: the input sizes tried (``None``: the usual ones) and the taps read."""
+
+    input_sizes: tuple[int, ...] | None
+    taps: str | None
+
+
+SEARCHES = {
+    "all axes": Axes(input_sizes=None, taps=None),
+    "resolution alone": Axes(input_sizes=None, taps="last"),
+    "depth alone": Axes(input_sizes=(), taps=None),
+    "last layer alone": Axes(input_sizes=(), taps="last"),
+}
+
+
+def points(workspace: Workspace, found: Analyzed, axes: Axes) -> list[dict[str, Any]]:
+    """The frontier on validation images: predicted milliseconds and accuracy."""
+    measured = found.analysis.measured
+    candidates = found.candidates
+    if axes.taps == "last":
+        last = frozenset({workspace.native.taps[-1].name})
+        candidates, _ = probe_near(workspace, fit_data(workspace), measured, last)
+    return [
+        {"recipe": f"{measured[c.reading].reading}, {c.n_neurons} neurons", "ms": c.latency_ms, "val": c.val.accuracy}
+        for c in front(candidates, "latency")
+    ]
+
+
+def ship(workspace: Workspace, found: Analyzed, axes: Axes, budget: Budget, model: Path, full: Path) -> dict[str, Any]:
+    """Export within ``budget``; what was shipped and how it was certified. Nothing is shipped where nothing is left."""
+    started = time.perf_counter()
+    try:
+        exported = export(workspace, found.run, budget=budget, taps=axes.taps)
+    except BudgetError as error:
+        return {"state": "nothing within the budget on validation images", "found": error.found}
+    copyfile(found.run.model, model)
+    copyfile(found.run.full, full)
+    certificate, built = exported.certificate, exported.built
+    return {
+        "state": certificate.state,
+        "recipe": f"{built.reading}, {built.candidate.n_neurons} neurons",
+        "full": certificate.test.full.accuracy,
+        "kept": certificate.test.kept.accuracy,
+        "n_test": certificate.test.full.n_images,
+        "macs_ratio": read_analysis(found.run).full.macs / built.candidate.macs,
+        "predicted_ms": built.candidate.latency_ms,
+        "n_bytes": built.n_bytes,
+        "export_s": time.perf_counter() - started,
+    }
+
+
+def measure(pair: Pair, budgets: list[Budget], progress: Progress) -> dict[str, Any]:
+    """All restrictions and budgets of one pair, their files timed together."""
+    with task(pair) as data, tempfile.TemporaryDirectory() as folder:
+        work, files = Path(folder), {"full": Path(folder) / "full.onnx"}
+        searches: dict[str, Any] = {}
+        full: dict[str, Any] = {}
+        shared: dict[tuple[int, ...] | None, tuple[Workspace, Analyzed, float]] = {}
+        for name, axes in SEARCHES.items():
+            if axes.input_sizes not in shared:
+                started = time.perf_counter()
+                workspace = open_workspace(pair, data, progress, input_sizes=axes.input_sizes)
+                found = analyze(workspace, runs=work / "runs")
+                shared[axes.input_sizes] = (workspace, found, time.perf_counter() - started)
+            workspace, found, seconds = shared[axes.input_sizes]
+            searches[name] = {"analyze_s": seconds, "points": points(workspace, found, axes), "shipped": {}}
+            for budget in budgets:
+                model = work / f"{len(files)}.onnx"
+                shipped = ship(workspace, found, axes, budget, model, files["full"])
+                searches[name]["shipped"][str(budget)] = shipped
+                if model.exists():
+                    files[f"{name} {budget}"] = model
+        timed = bench(files, Conditions(batch_sizes=BATCH_SIZES, threads=(1,), seconds=SECONDS))
+        for timing in timed.timings:
+            speedup = timing.speedup
+            speed = {"p50_ms": timing.p50_ms, "speedup": [speedup.low, speedup.median, speedup.high]}
+            name, _, budget = timing.contender.rpartition(" ")
+            place = searches[name]["shipped"][budget] if name else full
+            place[f"batch {timing.batch_size}"] = speed
+        analysis = shared[None][1].analysis
+        assert analysis.timed is not None, "latency is the request's cost"
+        return {
+            "full_ms_predicted": analysis.timed.full_ms,
+            "full_val": analysis.full.val.accuracy,
+            "full": full,
+            "searches": searches,
+        }
+
+
+def main() -> None:
+    """Run and record."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", default=["*"])
+    parser.add_argument("--budget", default="0.05,0.01")
+    parser.add_argument("--out", type=Path, default=_record.RESULTS)
+    parser.add_argument("--render", action="store_true")
+    asked = parser.parse_args()
+    path = asked.out / f"{NAME}.json"
+    pairs: dict[str, Any] = json.loads(path.read_text())["pairs"] if path.exists() else {}
+    budgets = [Budget.parse(each) for each in asked.budget.split(",")]
+    for pair in PAIRS if not asked.render else ():
+        if any(fnmatch(pair.name, pattern) for pattern in asked.only):
+            with watching(quiet=False) as progress:
+                measured = measure(pair, budgets, progress)
+            pairs[pair.name] = {"machine": _record.machine(), **measured}
+            _record.save(NAME, {"pairs": pairs}, ("torch", "timm", "onnxruntime", "numpy"), asked.out)
+    draw(pairs, asked.out / NAME)
+    print(report(pairs))
+
+
+if __name__ == "__main__":
+    main()
