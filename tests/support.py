@@ -163,11 +163,11 @@ class Killing(Wrapped):
         super().__init__(source)
         self.at, self.marker, self.maker = at, marker, os.getpid()
 
-    def read(self, i: int) -> object:
+    def read(self, i: int, *, keep_grey: bool = False) -> object:
         if i == self.at and os.getpid() != self.maker and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._source.read(i)  # type: ignore[attr-defined]
+        return self._source.read(i, keep_grey=keep_grey)  # type: ignore[attr-defined]
 
 
 class Refusing(Wrapped):
@@ -177,12 +177,12 @@ class Refusing(Wrapped):
         super().__init__(source)
         self.allowed = allowed
 
-    def read(self, i: int) -> object:
+    def read(self, i: int, *, keep_grey: bool = False) -> object:
         from prune_tool.errors import BadImageError
 
         if i not in self.allowed:
             raise BadImageError(asked=f"read the image {i}", found="refused in a test", remedy="Ask for another")
-        return self._source.read(i)  # type: ignore[attr-defined]
+        return self._source.read(i, keep_grey=keep_grey)  # type: ignore[attr-defined]
 
 
 def untimed(value: object) -> object:

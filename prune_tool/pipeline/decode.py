@@ -53,7 +53,7 @@ class Decoder:
         """Decode a batch. Raises ``BadImageError``."""
         pixels: dict[int, list[NDArray[np.uint8]]] = {key: [] for key in batch.wanted}
         for row in batch.rows:
-            image = self.source.read(int(row))
+            image = self.source.read(int(row), keep_grey=True)
             for key in batch.wanted:
                 pixels[key].append(_transform(self.preprocessings[key])(image))
         return {key: torch.from_numpy(np.stack(images)) for key, images in pixels.items()}

@@ -13,7 +13,7 @@ from PIL import Image
 from prune_tool.errors import DataError
 from prune_tool.records import SPLITS, Split
 from prune_tool.store.fingerprint import fingerprint
-from prune_tool.task.decode import to_rgb
+from prune_tool.task.decode import to_8_bits
 from prune_tool.task.labelled import LabelledImages
 
 REMEDY = (
@@ -46,10 +46,11 @@ class ArrayImages(LabelledImages):
         array, row = self.places[i]
         return f"{self.name}: {array}[{row}]"
 
-    def read(self, i: int) -> Image.Image:
-        """Image ``i`` as 8-bit RGB."""
+    def read(self, i: int, *, keep_grey: bool = False) -> Image.Image:
+        """Image ``i`` as 8-bit RGB, or L where it is grey and that is to be kept."""
         pixels = self.pixels[i]
-        return to_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+        return to_8_bits(image, keep_grey=keep_grey)
 
     def content_hash(self, i: int) -> str:
         """Of the image's pixels."""

@@ -116,8 +116,8 @@ def pixel_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], NDA
     """The geometry of timm's evaluation transform, without its arithmetic.
 
     Returns:
-        A function from an RGB image to (height, width, 3) uint8 pixels. Divided by 255, less ``mean``, over ``std``,
-        they are what ``timm.data.create_transform(is_training=False)`` gives.
+        A function from an RGB or L image to (height, width, 3) uint8 pixels. Divided by 255, less ``mean``, over
+        ``std``, they are what ``timm.data.create_transform(is_training=False)`` gives for RGB.
     """
     size = preprocessing.input_size
     geometry = create_transform(
@@ -131,9 +131,12 @@ def pixel_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], NDA
     ).transforms[:-1]  # the last one makes a tensor
 
     def transform(image: Image.Image) -> NDArray[np.uint8]:
+        if preprocessing.crop_mode == "border":  # which has a colour
+            image = image.convert("RGB")
         for step in geometry:
             image = step(image)
-        return np.array(image, dtype=np.uint8)
+        pixels = np.array(image, dtype=np.uint8)
+        return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
     return transform
 

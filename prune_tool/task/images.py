@@ -51,8 +51,11 @@ class ImageSource(Protocol):
     def describe(self, i: int) -> str:
         """What to call image ``i`` in an error."""
 
-    def read(self, i: int) -> Image.Image:
-        """Image ``i`` as upright 8-bit RGB. Raises ``BadImageError``, which names it."""
+    def read(self, i: int, *, keep_grey: bool = False) -> Image.Image:
+        """Image ``i`` as upright 8-bit RGB; a grey one, if asked for, as one channel (mode L), which resizes faster.
+
+        Raises ``BadImageError``, which names it.
+        """
 
     def content_hashes(self) -> tuple[str, ...]:
         """One fingerprint per image, equal for byte-identical copies."""

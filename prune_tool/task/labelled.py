@@ -69,13 +69,13 @@ class EncodedImages(LabelledImages):
     def encoded(self, i: int) -> bytes:
         """The encoded bytes of image ``i``. Raises ``OSError`` or ``BadImageError`` where they cannot be read."""
 
-    def read(self, i: int) -> Image.Image:
-        """Image ``i`` as upright 8-bit RGB. Raises ``BadImageError``."""
+    def read(self, i: int, *, keep_grey: bool = False) -> Image.Image:
+        """Image ``i`` as upright 8-bit RGB, or L where it is grey and that is to be kept. Raises ``BadImageError``."""
         try:
             encoded = self.encoded(i)
         except OSError as error:
             raise bad_image(self.describe(i), error.strerror or str(error)) from error
-        return decode(encoded, self.describe(i))
+        return decode(encoded, self.describe(i), keep_grey=keep_grey)
 
     def content_hash(self, i: int) -> str:
         """SHA-256 of the bytes. What cannot be read has a hash of its own: it is reported where it is decoded."""

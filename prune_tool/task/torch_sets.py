@@ -17,7 +17,7 @@ from PIL import Image
 from prune_tool.errors import DataError
 from prune_tool.records import Split
 from prune_tool.store.fingerprint import fingerprint
-from prune_tool.task.decode import bad_image, to_rgb
+from prune_tool.task.decode import bad_image, to_8_bits
 from prune_tool.task.files import FileImages
 from prune_tool.task.labelled import LabelledImages
 from prune_tool.task.labels import index_labels
@@ -87,12 +87,13 @@ class TorchImages(LabelledImages):
         part, row = self.places[i].tolist()
         return f"torchvision {self.kind}: {[*KNOWN[self.kind]][part] or 'image'}[{row}]"
 
-    def read(self, i: int) -> Image.Image:
-        """Image ``i`` as 8-bit RGB. Raises ``BadImageError``."""
+    def read(self, i: int, *, keep_grey: bool = False) -> Image.Image:
+        """Image ``i`` as 8-bit RGB, or L where it is grey and that is to be kept. Raises ``BadImageError``."""
         part, row = self.places[i].tolist()
         try:
             image = self._parts[part][row][0]
-            return to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)))
+            image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+            return to_8_bits(image, keep_grey=keep_grey)
         except Exception as error:  # decoders meet hostile bytes and raise what they like
             raise bad_image(self.describe(i), f"it cannot be read ({error})") from error
 

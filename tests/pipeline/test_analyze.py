@@ -37,9 +37,9 @@ class Recording:
     def __len__(self) -> int:
         return len(self._source)  # type: ignore[arg-type]
 
-    def read(self, i: int) -> object:
+    def read(self, i: int, *, keep_grey: bool = False) -> object:
         self.read_images.add(i)
-        return self._source.read(i)  # type: ignore[attr-defined]
+        return self._source.read(i, keep_grey=keep_grey)  # type: ignore[attr-defined]
 
 
 def test_the_run_folder_reads_back_as_it_was_written(analyzed: Analyzed) -> None:
@@ -130,11 +130,11 @@ def test_extraction_goes_on_where_it_was_stopped(
     stop_at = rows[20]
 
     class Dying(Recording):
-        def read(self, i: int) -> object:
+        def read(self, i: int, *, keep_grey: bool = False) -> object:
             calls.append(i)
             if i == stop_at:
                 raise KeyboardInterrupt
-            return super().read(i)
+            return super().read(i, keep_grey=keep_grey)
 
     monkeypatch.setitem(workspace.__dict__, "source", Dying(source))
     with pytest.raises(KeyboardInterrupt):

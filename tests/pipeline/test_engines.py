@@ -114,10 +114,10 @@ def test_an_error_in_one_lane_ends_them_all(workspace: Workspace, rows: np.ndarr
         def __getattr__(self, name: str) -> object:
             return getattr(workspace.source, name)
 
-        def read(self, i: int) -> object:
+        def read(self, i: int, *, keep_grey: bool = False) -> object:
             if i == rows[20]:
                 raise OSError("the disk is on fire")
-            return workspace.source.read(i)
+            return workspace.source.read(i, keep_grey=keep_grey)
 
     before = threading.active_count()
     with pytest.raises(OSError, match="on fire"):

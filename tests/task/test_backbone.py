@@ -326,6 +326,8 @@ def test_pixels_normalised_are_timms_own_transform(crop_mode, interpolation, siz
         assert (pixels.shape, pixels.dtype) == ((size, size, 3), np.uint8)
         ours = (torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - mean) / std
         torch.testing.assert_close(ours, timms(image), rtol=0, atol=0)
+        grey = image.convert("L")
+        np.testing.assert_array_equal(transform(grey), transform(grey.convert("RGB")))
 
 
 WIDTHS = {"tf_efficientnet_lite0": 1280, "vit_small_patch14_dinov2": 384, "resnet50_v1": 2048}

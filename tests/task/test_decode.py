@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prune_tool.errors import BadImageError
-from prune_tool.task.decode import decode, to_rgb
+from prune_tool.task.decode import decode, to_8_bits
 from tests.kinds import png_of
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -47,6 +47,14 @@ def test_every_mode_a_file_can_have_becomes_the_rgb_that_timms_loader_gives(kind
     np.testing.assert_array_equal(pixels(data), np.asarray(Image.open(BytesIO(data)).convert("RGB")))
 
 
+@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes])
+def test_grey_pictures_may_stay_grey_and_others_do_not(kind, mode):
+    data = encoded(Image.fromarray(GRADIENT).convert(mode), kind)
+    image = decode(data, "picture", keep_grey=True)
+    assert image.mode == ("L" if Image.open(BytesIO(data)).mode in {"1", "L", "LA"} else "RGB")
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), pixels(data))
+
+
 def test_transparent_palette_colours_keep_their_colour():
     image = Image.fromarray(GRADIENT).convert("P")
     data = encoded(image, transparency=bytes(range(256)))
@@ -62,7 +70,7 @@ def test_16_bit_grey_keeps_its_high_byte(kind):
 def test_a_big_endian_image_is_read_by_value():
     deep = np.linspace(0, 65535, 64).astype(">u2").reshape(8, 8)
     image = Image.frombytes("I;16B", (8, 8), deep.tobytes())
-    np.testing.assert_array_equal(np.asarray(to_rgb(image))[..., 2], deep >> 8)
+    np.testing.assert_array_equal(np.asarray(to_8_bits(image))[..., 2], deep >> 8)
 
 
 @pytest.mark.parametrize("array", [np.full((4, 4), 70000, np.int32), np.full((4, 4), 0.5, np.float32)])
