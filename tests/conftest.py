@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import write_backbone, write_images
+
+# a busy machine is no reason to fail
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, the threads of one would wait for those of the other
     os.environ.setdefault("OMP_NUM_THREADS", "1")

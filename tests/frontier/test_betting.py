@@ -37,7 +37,7 @@ def test_it_has_power():
     assert rejections(numbers, -1.0) > 0.6
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.sampled_from([0.01, 0.05, 0.3]))
 def test_a_p_value_is_one_and_wealth_is_never_negative(numbers, alpha):
     (found,) = p_values(np.array([numbers]), np.array([-1.0]), alpha)

@@ -55,7 +55,7 @@ def test_false_certification_is_rarer_than_alpha(budget, rates):
     assert n_certified / n_tasks <= ALPHA + 3 * np.sqrt(ALPHA * (1 - ALPHA) / n_tasks)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_more_correct_predictions_never_uncertify(data):
     n = data.draw(st.integers(20, 150))

@@ -79,7 +79,7 @@ def test_budget_zero_agrees_with_mcnemar_on_large_tables():
     assert 0.5 * conditional < p < 1.05 * conditional
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_a_more_favourable_table_never_has_a_larger_p_value(data):
     m = data.draw(st.integers(2, 120))

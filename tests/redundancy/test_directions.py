@@ -41,7 +41,7 @@ def hits(train, labels, val, val_labels, ridge, c=3, rounding=1e-9):
     return (margin > rounding).sum(), (margin >= -rounding).sum()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(n=st.integers(12, 40), d=st.integers(2, 10), ridge=st.sampled_from([1e-2, 1.0]), seed=st.integers(0, 10**6))
 def test_principal_directions_equal_scikit_learn_at_every_size(n, d, ridge, seed):
     train, labels, val, val_labels = task(n, d, seed=seed, n_val=60)
@@ -55,7 +55,7 @@ def test_principal_directions_equal_scikit_learn_at_every_size(n, d, ridge, seed
         assert least <= found[k - 1] <= most, k
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(d=st.integers(2, 10), seed=st.integers(0, 10**6))
 def test_random_directions_and_first_neurons_equal_a_direct_fit_at_every_size(d, seed):
     train, labels, val, val_labels = task(30, d, seed=seed, n_val=60)

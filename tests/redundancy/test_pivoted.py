@@ -37,7 +37,7 @@ def error(features, labels, neurons, ridge, c=3):
     return np.square(Y - A @ np.linalg.lstsq(A, Y, rcond=None)[0]).sum()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n=st.integers(3, 40),
     d=st.integers(1, 6),

@@ -35,7 +35,7 @@ def unit_variance(features):
     return (features - features.mean(0)) / np.where(features.std(0) < 1e-12, 1, features.std(0)) + 30
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(n=st.integers(2, 30), d=st.integers(1, 12), seed=st.integers(0, 10**6), data=st.data())
 def test_every_size_equals_the_kernels_of_the_images(n, d, seed, data):
     features = images(n, d, seed)

@@ -49,7 +49,6 @@ def hits(scores, labels, rounding=1e-9):
     return (margin > rounding).sum(), (margin >= -rounding).sum()
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(2, 40),
     d=st.integers(1, 20),
@@ -97,7 +96,7 @@ def test_blocks_of_images_change_nothing(monkeypatch):
 
 
 @given(cuts=st.lists(st.integers(0, 80), max_size=4))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_any_partition_of_the_training_images_gives_the_same_sweep(cuts):
     train, labels, val, val_labels = task()
     gathered = MomentsAccumulator(12, 3)

@@ -181,7 +181,7 @@ def nets(draw: st.DrawFn) -> tuple[Net, tuple[int, int]]:
     return Net(steps, first, draw(st.booleans())).eval(), (widths[first + 1], widths[-1])
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(nets(), st.data())
 def test_slicing_is_exact_for_any_network_and_any_demand(net, data: st.DataObject) -> None:
     module, widths = net

@@ -112,7 +112,7 @@ def test_a_broken_image_is_named_with_what_is_wrong_and_what_would_work(data, fo
     assert "--skip-bad" in caught.value.remedy
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),
     changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4),
