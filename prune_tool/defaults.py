@@ -46,6 +46,13 @@ INPUT_SIZE_SHARES = (4 / 7, 3 / 7)
 INPUT_SIZE_STEP = 32
 """Input sizes are multiples of this many pixels, the stride of the deepest map of most backbones."""
 
+NARROW_SHARES = (0.75, 0.5)
+"""Shares of the multiply-accumulates left that ``--narrow auto`` tries: below a half, no backbone measured kept its
+accuracy without training."""
+
+N_NARROWING = 512
+"""Training images whose statistics narrowing rests on: with their positions, tens of thousands of samples a width."""
+
 BATCH_SIZE = {"cpu": 16, "cuda": 256}
 """Images per forward pass. On a CPU larger batches gain nothing and cost memory; a GPU is idle below a few hundred."""
 

@@ -45,6 +45,13 @@ InputSize = Annotated[
     str,
     typer.Option("--input-size", help="Input sizes to try besides the model's own: `auto`, `native` or `160,128`."),
 ]
+Narrow = Annotated[
+    str,
+    typer.Option("--narrow", help="Hidden widths narrowed to these shares of MACs: `off`, `auto` or `0.75,0.5`."),
+]
+Calibration = Annotated[
+    int, typer.Option("--calibration", min=1, help="Training images that narrowing takes its statistics from.")
+]
 OwnInputSize = Annotated[
     int | None,
     typer.Option("--input-size", min=1, help="Input size in pixels instead of the model's own.", show_default=False),
@@ -167,6 +174,8 @@ def request(
     data: str | None,
     checkpoint: Path | None,
     input_size: str,
+    narrow: str,
+    calibration: int,
     seed: int,
     draws: int,
     skip_bad: bool,
@@ -202,6 +211,8 @@ def request(
         data=data,
         checkpoint=None if checkpoint is None else str(checkpoint),
         input_sizes=_input_sizes(input_size),
+        narrow=_shares(narrow),
+        n_calibration=calibration,
         seed=seed,
         n_draws=draws,
         skip_bad=skip_bad,
@@ -275,6 +286,20 @@ def _input_sizes(text: str) -> tuple[int, ...] | None:
     return () if text == "native" else whole_numbers("--input-size", text, such_as="160,128")
 
 
+def _shares(text: str) -> tuple[float, ...]:
+    """Of ``--narrow``, from large to small, each once."""
+    if text in {"off", "auto"}:
+        return () if text == "off" else defaults.NARROW_SHARES
+    try:
+        shares = {float(part) for part in text.split(",")}
+    except ValueError:
+        shares = {0.0}
+    if not all(0 < share < 1 for share in shares):
+        found = "not shares above 0 and below 1, with commas between"
+        raise UsageError(asked=f"--narrow {text}", found=found, remedy="Try --narrow 0.75,0.5")
+    return tuple(sorted(shares, reverse=True))
+
+
 def whole_numbers(option: str, text: str, *, such_as: str) -> tuple[int, ...]:
     """Whole numbers of at least one, separated by commas."""
     parts = text.split(",")
@@ -294,5 +319,6 @@ def threads(text: str) -> tuple[int | None, ...]:
 
 
 ROUND_TO = defaults.ROUND_TO
+CALIBRATION = defaults.N_NARROWING
 TARGET_BATCH, TARGET_THREADS = defaults.TARGET_BATCH_SIZE, defaults.TARGET_N_THREADS
 SEED, DRAWS, RUNS, CONFIDENCE = defaults.SEED, defaults.N_DRAWS, Path("runs"), defaults.CONFIDENCE

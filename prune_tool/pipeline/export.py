@@ -201,7 +201,7 @@ def _agreed(workspace: Workspace, outcome: Outcome) -> Built:
     built = shipped.built
     if built.agreement is None:
         return built
-    preprocessing = workspace.subject(built.reading.input_size).backbone.preprocessing
+    preprocessing = workspace.subject(built.reading.trunk).backbone.preprocessing
     title = "comparing with timm's transform"
     pillow = logits_of(workspace, workspace.splits.test, shipped.pillow.path, preprocessing, title=title)
     stage = compare(graphs.STAGE, pillow, outcome.logits, gate="top-1", tolerance=defaults.MIN_AGREEMENT)
@@ -214,7 +214,7 @@ def _faster(workspace: Workspace, shipped: Shippable) -> Interval | None:
     if shipped.built.form.precision == "fp32":
         return None
     with workspace.progress.stage("timing against float32"):
-        return speedup(shipped.exported.path, shipped.pillow.path, shipped.built.reading.input_size)
+        return speedup(shipped.exported.path, shipped.pillow.path, shipped.built.reading.trunk.input_size)
 
 
 def _candidates_to_test(

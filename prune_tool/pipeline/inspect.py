@@ -10,7 +10,7 @@ from torch import fx
 
 from prune_tool import defaults
 from prune_tool.pipeline.progress import Progress, Silent
-from prune_tool.pipeline.workspace import open_subject
+from prune_tool.pipeline.subject import open_subject
 from prune_tool.redundancy.subsets import draw_permutations
 from prune_tool.surgery.analysis import analyse
 from prune_tool.surgery.cost import Cost, cost_of

@@ -117,7 +117,7 @@ def thin(order: Sequence[Candidate]) -> list[Candidate]:
 
 def test_logits(workspace: Workspace, file: Shippable) -> Logits:
     """(n_test, classes) of a file, run through ONNX Runtime by itself on the test images."""
-    preprocessing = workspace.subject(file.built.reading.input_size).backbone.preprocessing
+    preprocessing = workspace.subject(file.built.reading.trunk).backbone.preprocessing
     return logits_of(
         workspace,
         workspace.splits.test,
@@ -139,16 +139,16 @@ def _on_neurons(
 
     One pass over the test images serves all of them: the candidates' neurons are columns of the same taps.
     """
-    sizes = {analysis.measured[candidate.reading].reading.input_size for candidate in order}
-    subjects = [subject for subject in workspace.subjects if subject.input_size in sizes]
+    trunks = {analysis.measured[candidate.reading].reading.trunk for candidate in order}
+    subjects = [subject for subject in workspace.subjects if subject.trunk in trunks]
     features = Features(workspace, subjects, workspace.splits.test)
     rows = np.arange(len(workspace.splits.test))
 
     def predict(candidate: Candidate) -> Indices:
         reading = analysis.measured[candidate.reading].reading
         subset = subset_of(workspace, data, reading, candidate.n_neurons)
-        probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
-        blocks = features.blocks(reading.input_size, subset, rows)
+        probe = fit_probe(data, reading.trunk, subset, (candidate.strength,))
+        blocks = features.blocks(reading.trunk, subset, rows)
         return np.concatenate([probe.predict(neurons) for _, neurons in blocks])
 
     return (partial(predict, candidate) for candidate in order)

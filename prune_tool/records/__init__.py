@@ -31,6 +31,7 @@ from prune_tool.records.found import (
     Reading,
     Search,
     TimedReadings,
+    Trunk,
 )
 from prune_tool.records.score import Score
 
@@ -61,4 +62,5 @@ __all__ = [
     "Strategy",
     "Target",
     "TimedReadings",
+    "Trunk",
 ]

@@ -197,6 +197,9 @@ class Request:
         data: path or scheme of the labelled images; ``None`` for the embedded default.
         checkpoint: file of weights for ``model``.
         input_sizes: square input sizes in pixels to try besides the backbone's own; ``None`` lets the tool choose.
+        narrow: shares of the backbone's multiply-accumulates that narrowing its hidden widths leaves, each tried at
+            every input size beside all widths.
+        n_calibration: training images whose statistics narrowing rests on.
         taps: module paths to tap instead of every block.
         seed: of splits and draws.
         n_draws: random subsets per size.
@@ -220,6 +223,8 @@ class Request:
     data: str | None = None
     checkpoint: str | None = None
     input_sizes: tuple[int, ...] | None = None
+    narrow: tuple[float, ...] = ()
+    n_calibration: int = defaults.N_NARROWING
     taps: tuple[str, ...] | None = None
     seed: int = defaults.SEED
     n_draws: int = defaults.N_DRAWS

@@ -10,17 +10,33 @@ from prune_tool.records.score import Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """Neurons that a probe may read at one input size: one tap's, or a seeded pool over the last taps up to a cut.
+class Trunk:
+    """A form of the backbone that neurons are read from.
 
     Attributes:
         input_size: square input in pixels.
+        narrow: share of its multiply-accumulates that is left once its hidden widths are narrowed; None for all widths.
+    """
+
+    input_size: int
+    narrow: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.input_size} px" + ("" if self.narrow is None else f" narrowed to {100 * self.narrow:g} %")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Neurons of one trunk that a probe may read: one tap's, or a seeded pool over the last taps up to a cut.
+
+    Attributes:
+        trunk: what computes them.
         kind: ``layer`` (all neurons of one tap) or ``pool``.
         taps: names in the order of computation; the network ends at the last one.
         n_per_tap: neurons offered by each tap.
     """
 
-    input_size: int
+    trunk: Trunk
     kind: Literal["layer", "pool"]
     taps: tuple[str, ...]
     n_per_tap: tuple[int, ...]
@@ -37,7 +53,7 @@ class Reading:
 
     def __str__(self) -> str:
         where = self.cut if self.kind == "layer" else f"{self.taps[0]} to {self.cut} pooled"
-        return f"{where} at {self.input_size} px"
+        return f"{where} at {self.trunk}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

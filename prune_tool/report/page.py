@@ -11,7 +11,7 @@ from markupsafe import Markup
 from prune_tool.deploy.bench import Timing
 from prune_tool.pipeline.bench import FULL, KEPT
 from prune_tool.pipeline.results import Results
-from prune_tool.records import Candidate, MeasuredReading
+from prune_tool.records import Candidate, MeasuredReading, Trunk
 from prune_tool.report import figures, svg
 from prune_tool.report.chart import percent
 from prune_tool.report.reproduce import export_command, spelled_budget, tightest_budget
@@ -124,18 +124,18 @@ def frontier_figures(results: Results, table: Sequence[Row]) -> tuple[FrontierFi
     return tuple(made)
 
 
-def panel_figures(results: Results) -> tuple[tuple[int, tuple[PanelFigure, ...]], ...]:
-    """Small multiples of every input size, the backbone's own first."""
-    sizes = dict.fromkeys(m.reading.input_size for m in results.analysis.measured)
+def panel_figures(results: Results) -> tuple[tuple[Trunk, tuple[PanelFigure, ...]], ...]:
+    """Small multiples of every trunk, the backbone as it came first."""
+    trunks = dict.fromkeys(m.reading.trunk for m in results.analysis.measured)
     return tuple(
         (
-            size,
+            trunk,
             tuple(
                 PanelFigure(name=panel.cut, svg=svg.draw(panel.chart, svg.PANEL), layer=panel.layer, pool=panel.pool)
-                for panel in figures.panels(results, size)
+                for panel in figures.panels(results, trunk)
             ),
         )
-        for size in sizes
+        for trunk in trunks
     )
 
 

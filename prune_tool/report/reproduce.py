@@ -33,6 +33,10 @@ def _input_sizes(sizes: tuple[int, ...]) -> list[str]:
     return ["--input-size", ",".join(map(str, sizes)) or "native"]
 
 
+def _shares(shares: tuple[float, ...]) -> list[str]:
+    return ["--narrow", ",".join(f"{share:g}" for share in shares) or "off"]
+
+
 def _target(target: Target) -> list[str]:
     words = ["--target", target.provider, "--target-batch", str(target.batch_size)]
     return [*words, "--target-threads", str(target.n_threads)]
@@ -52,6 +56,8 @@ WORDS: dict[str, Words] = {
     "data": lambda value: [value],
     "checkpoint": _option("--checkpoint"),
     "input_sizes": _input_sizes,
+    "narrow": _shares,
+    "n_calibration": _option("--calibration"),
     "taps": lambda value: ["--modules", ",".join(value)],
     "seed": _option("--seed"),
     "n_draws": _option("--draws"),
