@@ -27,7 +27,7 @@ from prune_tool.pipeline.progress import Progress, Silent
 from prune_tool.store.atomic import as_json_text
 
 if TYPE_CHECKING:  # it imports ONNX, which not every command needs
-    from prune_tool.pipeline.export import Exported
+    from prune_tool.pipeline.exported import Exported
 
 PAGE_WIDTH = 118
 """Columns of a table where stdout is no terminal."""

@@ -12,7 +12,7 @@ from rich.text import Text
 from prune_tool.deploy.verify import Stage
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.build import Built
-from prune_tool.pipeline.export import Exported
+from prune_tool.pipeline.exported import Exported
 from prune_tool.pipeline.runs import RunRecord
 from prune_tool.records import Analysis, Candidate, MeasuredReading, Request, Trunk
 from prune_tool.redundancy.fairness import Fairness
