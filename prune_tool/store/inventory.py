@@ -18,7 +18,8 @@ from prune_tool.store.root import About, Lock, is_held, unwritable
 
 Kind = Literal["features", "graphs", "findings", "latencies", "narrowings", "runtimes"]
 KEY = re.compile(r"[0-9a-f]{32}")
-KEPT_NAME = re.compile(rf"(?:{re.escape(PARTIAL_PREFIX)}[0-9a-f]+-)*([0-9a-f]{{32}})(?:\.seal)?\.(?:onnx|json|safetensors)")
+ENDING = r"(?:\.seal)?\.(?:onnx|json|safetensors)"
+KEPT_NAME = re.compile(rf"(?:{re.escape(PARTIAL_PREFIX)}[0-9a-f]+-)*([0-9a-f]{{32}}){ENDING}")
 _SHOWN = 8  # digits of a key in messages: two of them never agree in a cache that a person looks at
 
 
