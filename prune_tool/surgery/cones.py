@@ -79,21 +79,19 @@ class Cone:
             some parameter has not exactly one row for each channel.
         """
         width = shape_of(self.layer.all_input_nodes[0])[channel_axis(self.layer)]
-        grid = np.arange(width).reshape(n_parts, -1)
-        whole, some = self.plans(None), self.plans(grid[:, 0])
-        by_run, by_place = [self.plans(run) for run in grid], [self.plans(place) for place in grid.T]
+        channels = np.arange(width)
+        numbers = (channels % (width // n_parts), channels // (width // n_parts))  # place in its run, run
+        bits = [(number >> bit) & 1 for number in numbers for bit in range(int(number.max()).bit_length())]
+        codes = sum((bit << i for i, bit in enumerate(bits)), np.zeros(width, dtype=np.int64))  # ascending
+        plans = [[self.plans(channels[bit == value]) for value in (0, 1)] for bit in bits]
         found: dict[fx.Node, Rows] = {}
-        for part, plan in whole.items():
-            if part.node.op != "get_attr" and part.node not in self.cuts:
-                continue
-            axis = _axis_of(some[part], plan)
-            if part.node in found or axis is None:
-                return None
-            runs, places = ([plans[part].carries for plans in made] for made in (by_run, by_place))
-            rows = [_common(run, place, axis, shape_of(part.node)) for run in runs for place in places]
-            if any(len(row) != 1 for row in rows):
-                return None
-            found[part.node] = Rows(axis=axis, of_channel=np.concatenate(rows))
+        for part, whole in self.plans(None).items():
+            if part.node.op == "get_attr" or part.node in self.cuts:
+                pairs = [[plan[part].carries for plan in pair] for pair in plans]
+                rows = _rows_by_bits(whole.carries, pairs, shape_of(part.node), codes)
+                if rows is None or part.node in found:
+                    return None
+                found[part.node] = rows
         return found
 
 
@@ -172,11 +170,24 @@ def _united(node: fx.Node, needs: Sequence[Demand]) -> Demand:
     return need.tidy(shape_of(node))
 
 
-def _axis_of(plan: Plan, whole: Plan) -> int | None:
-    """The one axis on which ``plan`` carries less than ``whole``."""
-    axes = enumerate(zip(plan.carries.axes, whole.carries.axes, strict=True))
-    less = [axis for axis, (here, all_) in axes if not same_kept(here, all_)]
-    return less[0] if len(less) == 1 else None
+def _rows_by_bits(
+    whole: Demand, by_bit: Sequence[Sequence[Demand]], shape: tuple[int, ...], codes: Indices
+) -> Rows | None:
+    """Rows by channel, told by each bit of the channels' codes: what is carried where it is 0, and where it is 1."""
+    less = [axis for axis, kept in enumerate(by_bit[0][0].axes) if not same_kept(kept, whole.axes[axis])]
+    if len(less) != 1:
+        return None
+    (axis,) = less
+    rows = _indices(whole, axis, shape)
+    code = np.zeros(len(rows), dtype=np.int64)
+    for i, pair in enumerate(by_bit):
+        without, with_ = (np.isin(rows, _indices(demand, axis, shape)) for demand in pair)
+        if np.any(without == with_):
+            return None
+        code |= with_.astype(np.int64) << i
+    if not np.array_equal(np.sort(code), codes):
+        return None
+    return Rows(axis=axis, of_channel=rows[np.argsort(code)])
 
 
 def _indices(demand: Demand, axis: int, shape: tuple[int, ...]) -> Indices:

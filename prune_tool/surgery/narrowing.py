@@ -28,7 +28,6 @@ from prune_tool.surgery.groups import HiddenGroup, find_groups
 from prune_tool.surgery.layers import Layer, layers_of
 from prune_tool.surgery.site import shape_of
 from prune_tool.surgery.slicing import Rewriter
-from prune_tool.surgery.values import note_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,9 +75,9 @@ def narrow_graph(captured: fx.GraphModule, cuts: Mapping[str, Narrowed]) -> fx.G
         narrower.given[layer.node] = (layer.path, cut)
         if known[name].aligned and len(cut.kept) < known[name].width:
             narrower.sort(finder.find(layer.node), known[name], cut.kept)
-    narrow = narrower.module(tuple(narrower.run()))
-    note_values(narrow, image_input(captured.graph).meta["val"])
-    return narrow
+    outputs = tuple(narrower.run())
+    narrower.note_values()
+    return narrower.module(outputs)
 
 
 def cost_of_narrowed(captured: fx.GraphModule, widths: Mapping[str, int]) -> Cost:
@@ -178,6 +177,22 @@ class _Narrower(Rewriter):
         tensor = given.detach().to(device=like.device, dtype=like.dtype).index_select(0, chosen.to(like.device))
         return self.store(path, nn.Parameter(tensor))
 
+    def note_values(self) -> None:
+        """Write down what every value looks like, as capture does: like the one before, but for the sizes."""
+        mode: Any = image_input(self.captured.graph).meta["val"].fake_mode
+        parts = {node: part for part, node in self.new.items()}
+        gathered = {node: (source, axis, len(index) // 8) for (source, axis, index), node in self.gathers.items()}
+        for node in self.graph.nodes:
+            if node.op == "get_attr":
+                node.meta["val"] = mode.from_tensor(self.tensors[str(node.target)], static_shapes=True)
+            elif node in gathered:
+                source, axis, n = gathered[node]
+                node.meta["val"] = _resized(source.meta["val"], {axis: n})
+            else:
+                axes = enumerate(parts[node].plan.carries.axes)
+                sizes = {axis: len(kept) for axis, kept in axes if kept is not None}
+                node.meta["val"] = _resized(parts[node].node.meta["val"], sizes)
+
     def name(self, part: Part) -> str:
         """See ``Rewriter``."""
         self.names[part.node.name] += 1
@@ -187,3 +202,10 @@ class _Narrower(Rewriter):
     def path(self, name: str) -> str:
         """See ``Rewriter``."""
         return name
+
+
+def _resized(value: Any, sizes: Mapping[int, int]) -> Any:
+    """A tensor without numbers, like ``value`` but for the sizes of some axes; what is no tensor as it is."""
+    if not isinstance(value, Tensor) or not sizes:
+        return value
+    return value.new_empty([sizes.get(axis, n) for axis, n in enumerate(value.shape)])
