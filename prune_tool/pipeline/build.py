@@ -127,6 +127,7 @@ def build(
         program = export_program(sliced.eval(), subject.example)
         recipe = describe_preprocessing(preprocessing, order.form) | {
             "prune_tool.classes": json.dumps(classes),
+            "prune_tool.cut": str(reading),
             "prune_tool.neurons": json.dumps({tap: neurons.tolist() for tap, neurons in subset.items()}),
             **order.metadata,
         }

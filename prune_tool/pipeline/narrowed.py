@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx
 
 from prune_tool.pipeline.decode import images_of
-from prune_tool.pipeline.narrow import Plan, narrow
+from prune_tool.pipeline.narrow import Plan, narrow, rebuild
 from prune_tool.pipeline.progress import Progress
 from prune_tool.pipeline.subject import Narrower, Subject
 from prune_tool.records import Trunk
 from prune_tool.store.features import FeatureCache
 from prune_tool.store.fingerprint import fingerprint
-from prune_tool.surgery.narrowing import Narrowed, narrow_graph
+from prune_tool.surgery.narrowing import Narrowed
 from prune_tool.task.images import ImageSource
 
 Cuts = Mapping[str, Narrowed]
@@ -65,11 +65,12 @@ def narrowed(
         images = images_of(calibration.source, calibration.rows, subject.backbone.preprocessing)
         trunk = Trunk(input_size=subject.input_size, narrow=plan.share)
         with progress.stage(f"narrowing at {trunk}"):
-            save_file(_flat(narrow(subject.captured, images, plan, progress=progress).cuts), path)
+            _, cuts, _ = narrow(subject.captured, images, plan, progress=progress)
+            save_file(_flat(cuts), path)
 
     def graph() -> fx.GraphModule:
         path = cache().narrowing(key).ensure(make, subject.about)
-        return narrow_graph(subject.captured, _cuts(load_file(path)))
+        return rebuild(subject.captured, _cuts(load_file(path)))
 
     return replace(subject, narrower=Narrower(share=plan.share, fingerprint=key, make=graph))
 
@@ -85,8 +86,6 @@ def _flat(cuts: Cuts) -> dict[str, Tensor]:
 def _cuts(flat: Mapping[str, Tensor]) -> Cuts:
     names = dict.fromkeys(key.rpartition(":")[0] for key in flat)
     return {
-        name: Narrowed(
-            kept=flat[f"{name}:kept"].numpy(), weight=flat[f"{name}:weight"], bias=flat[f"{name}:bias"]
-        )
+        name: Narrowed(kept=flat[f"{name}:kept"].numpy(), weight=flat[f"{name}:weight"], bias=flat[f"{name}:bias"])
         for name in names
     }

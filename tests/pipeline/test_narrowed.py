@@ -19,6 +19,7 @@ from prune_tool.pipeline.export import export
 from prune_tool.pipeline.features import fit_data
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Request, Trunk
+from prune_tool.store.atomic import write_json
 from prune_tool.surgery.cost import cost_of
 from tests.support import ask
 
@@ -67,14 +68,14 @@ def test_probes_read_the_narrowed_trunks_own_neurons(workspace: Workspace) -> No
 
 
 def test_a_narrowed_candidate_ships_verified_and_tested(
-    workspace: Workspace, analyzed: Analyzed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, analyzed: Analyzed, tmp_path: Path
 ) -> None:
     measured = analyzed.analysis.measured
     narrow = [c for c in analyzed.candidates if measured[c.reading].reading.trunk.narrow is not None]
     assert narrow, "some of them are near the front"
     shutil.copytree(analyzed.run.path, tmp_path / "run")
     run = replace(analyzed.run, path=tmp_path / "run")
-    monkeypatch.setattr("prune_tool.pipeline.choosing.read_candidates", lambda _: tuple(narrow))
+    write_json(run.frontier, narrow)
     exported = export(workspace, run, budget=Budget.parse("0.5"))
     assert exported.built.reading.trunk == Trunk(input_size=64, narrow=SHARE)
     assert exported.certificate.test.kept.n_images == len(workspace.splits.test)
@@ -98,7 +99,7 @@ def test_calibration_is_remembered(
     monkeypatch.setattr("prune_tool.pipeline.narrowed.narrow", again)
     for found, wanted in zip(Workspace(narrow_request).subject(trunk).captured(images), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
-    for change in ({"seed": 1}, {"n_calibration": 25}, {"round_to": 1}, {"narrow": (0.7,)}):
+    for change in ({"seed": 1}, {"n_calibration": 30}, {"round_to": 1}, {"narrow": (0.7,)}):
         other = Workspace(replace(narrow_request, **change)).subjects[1]  # type: ignore[arg-type]
         assert other.trunk_fingerprint != before.trunk_fingerprint
         with pytest.raises(AssertionError, match="calibrated again"):

@@ -17,7 +17,7 @@ from torch import Tensor
 from prune_tool import defaults
 from prune_tool.deploy.hardware import cpu_model
 from prune_tool.pipeline.decode import Batch, Decoder
-from prune_tool.pipeline.engines.network import RuntimeName, graph_key, network_of
+from prune_tool.pipeline.engines.network import RuntimeName, network_of
 from prune_tool.pipeline.engines.runners import Runner, n_streams, open_runner
 from prune_tool.pipeline.subject import Subject
 from prune_tool.pipeline.threads import n_threads
@@ -50,7 +50,8 @@ def choose_runtime(workspace: Workspace, subject: Subject, device: str, indices:
     """
     if device.startswith("cuda") or workspace.request.amp:
         return "pytorch"
-    kept = workspace.cache.runtime(fingerprint(graph_key(subject), cpu_model()))
+    # by trunk and not by taps: other taps of the same trunk then find the neurons that are there
+    kept = workspace.cache.runtime(fingerprint("runtime", subject.trunk_fingerprint, cpu_model()))
     if not kept.is_whole():
         with kept.locked():  # another process may be at the same trial
             if not kept.is_whole():
