@@ -88,10 +88,13 @@ class Sampling:
 
 
 def moments_in_one_pass(
-    captured: fx.GraphModule, batches: Sequence[Tensor], consumers: Sequence[Consumer], seed: int, progress: Progress
+    captured: fx.GraphModule,
+    batches: Sequence[Tensor],
+    consumers: Sequence[Consumer],
+    sampling: Sampling,
+    progress: Progress,
 ) -> list[JointMoments]:
     """Moments of every layer's inputs in the original network, one batch's activations held at a time."""
-    sampling = Sampling(n_images=sum(map(len, batches)), seed=seed)
     accumulators = [JointAccumulator(consumer.width) for consumer in consumers]
     with progress.stage("gathering moments", sampling.n_images, "images") as advance:
         for number, batch in enumerate(batches):

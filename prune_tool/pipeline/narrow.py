@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -48,7 +49,6 @@ class Plan:
         strategy: which neurons are kept.
         allocation: how many are kept where: ``allocated`` by the widths' curves of errors, or ``uniform``.
         fold: whether the neurons that are not kept are folded into the layers that read them.
-        seed: of random choices and of the places at which moments are gathered.
         round_to: kept widths are multiples of this where they are wide enough.
     """
 
@@ -56,108 +56,103 @@ class Plan:
     strategy: Strategy = "pivoted"
     allocation: Allocation = "allocated"
     fold: bool = True
-    seed: int = defaults.SEED
     round_to: int = defaults.ROUND_TO
 
 
-def narrow(
-    captured: fx.GraphModule,
-    images: Iterable[NDArray[np.float32]],
-    plan: Plan,
-    *,
-    progress: Progress | None = None,
-) -> tuple[Narrowing, fx.GraphModule]:
-    """Narrow a captured network.
+class Narrower:
+    """Narrows one captured network, as often as asked; what does not depend on how is found once.
 
     Args:
         captured: images (b, 3, h, w) in [0, 1] to neurons, from ``capture``; not changed.
         images: batches of calibration images, (b, 3, h, w) float32 in [0, 1]; labels are not needed. Read only as far
             as ``defaults.CALIBRATION_BYTES`` of activations allow, which is noted.
-        plan: how.
+        seed: of random choices and of the places at which moments are gathered.
         progress: who watches.
-
-    Returns:
-        What was kept, and the narrowed network, which takes and returns what ``captured`` does.
 
     Raises:
         DataError: no images, or activations that are not finite.
         ModelError: the network has no hidden width.
-        UsageError: the share cannot be reached.
-        VerificationError: the narrowed network does not do what was calibrated.
     """
-    progress = progress or Silent()
-    captured = narrow_graph(captured, {})  # without what no output reads, which need not be reconstructed
-    consumers = [Consumer(captured, group) for group in find_groups(captured)]
-    if not consumers:
-        raise ModelError(
-            asked="narrow the network",
-            found="it has no width that one layer reads and nobody else",
-            remedy="Cut it by depth, input size and neurons only",
-        )
-    batches = calibration_batches(captured, images, consumers, progress)
-    calibration = _Calibration(captured, batches, consumers, plan, progress)
-    n_kept = calibration.counts()
-    made, widths, outputs = calibration.walk(n_kept)
-    module = narrow_graph(captured, made)
-    _check(module, batches[0], outputs)
-    record = Narrowing(
-        widths=widths,
-        n_images=sum(map(len, batches)),
-        macs=cost_of(module).macs,
-        full_macs=round(calibration.full_cost),
-    )
-    return record, module
-
-
-class _Calibration:
-    """What the images tell of a network's hidden widths, for one plan."""
 
     def __init__(
         self,
         captured: fx.GraphModule,
-        batches: Sequence[Tensor],
-        consumers: Sequence[Consumer],
-        plan: Plan,
-        progress: Progress,
+        images: Iterable[NDArray[np.float32]],
+        *,
+        seed: int = defaults.SEED,
+        progress: Progress | None = None,
     ) -> None:
-        self.captured = captured
-        self.batches = batches
-        self.consumers = consumers
-        self.plan = plan
-        self.progress = progress
-        self.full_widths = np.array([consumer.width for consumer in consumers])
-        self.cost = SharedCost(terms=macs_terms(captured, [consumer.group for consumer in consumers]))
-        self.full_cost = self.cost.of(np.ones(len(consumers)))
-        some = torch.cat(list(batches))[: defaults.N_IMPORTANCE]
-        with progress.stage("weighing hidden layers"):
-            self.importance = importance_of(captured, some, consumers, plan.seed)
-
-    def counts(self) -> Int64:
-        """Neurons to keep of each width, ``(n_consumers,)``."""
-        target = self.plan.share * self.full_cost
-        if self.plan.allocation == "uniform":
-            return uniform(
-                [self.width(place, np.zeros(w + 1)) for place, w in enumerate(self.full_widths)], self.cost, target
+        self._progress = progress or Silent()
+        self._seed = seed
+        self._captured = narrow_graph(captured, {})  # what no output reads need not be reconstructed
+        self._consumers = [Consumer(self._captured, group) for group in find_groups(self._captured)]
+        if not self._consumers:
+            raise ModelError(
+                asked="narrow the network",
+                found="it has no width that one layer reads and nobody else",
+                remedy="Cut it by depth, input size and neurons only",
             )
-        found = moments_in_one_pass(self.captured, self.batches, self.consumers, self.plan.seed, self.progress)
-        widths = []
-        for place, moments in enumerate(found):
-            problem = self.problem(place, moments)
-            curve = problem.error_curve(self.order(place, problem), fold=self.plan.fold)
-            widths.append(self.width(place, curve.absolute))
-        return allocate(widths, self.cost, target)
+        self._batches = calibration_batches(self._captured, images, self._consumers, self._progress)
+        self._sampling = Sampling(n_images=sum(map(len, self._batches)), seed=seed)
+        self._cost = SharedCost(terms=macs_terms(self._captured, [consumer.group for consumer in self._consumers]))
+        self._full_cost = self._cost.of(np.ones(len(self._consumers)))
 
-    def walk(self, n_kept: Int64) -> tuple[dict[str, Narrowed], tuple[NarrowedWidth, ...], list[Tensor]]:
+    def narrow(self, plan: Plan) -> tuple[Narrowing, fx.GraphModule]:
+        """What was kept, and the narrowed network, which takes and returns what the captured one does.
+
+        Raises:
+            DataError: activations that are not finite.
+            UsageError: the share cannot be reached.
+            VerificationError: the narrowed network does not do what was calibrated.
+        """
+        made, widths, outputs = self._walk(plan, self._counts(plan))
+        module = narrow_graph(self._captured, made)
+        _check(module, self._batches[0], outputs)
+        record = Narrowing(
+            widths=widths,
+            n_images=self._sampling.n_images,
+            macs=cost_of(module).macs,
+            full_macs=round(self._full_cost),
+        )
+        return record, module
+
+    @cached_property
+    def _importance(self) -> list[Float64]:
+        """What an error of each layer's outputs counts."""
+        some = torch.cat(self._batches)[: defaults.N_IMPORTANCE]
+        with self._progress.stage("weighing hidden layers"):
+            return importance_of(self._captured, some, self._consumers, self._seed)
+
+    @cached_property
+    def _moments(self) -> list[JointMoments]:
+        """Of every width in the original network."""
+        return moments_in_one_pass(self._captured, self._batches, self._consumers, self._sampling, self._progress)
+
+    def _counts(self, plan: Plan) -> Int64:
+        """Neurons to keep of each width, ``(n_consumers,)``."""
+        groups = [consumer.group for consumer in self._consumers]
+        units = [unit_of(group.width, group.n_parts, plan.round_to) for group in groups]
+        target = plan.share * self._full_cost
+        if plan.allocation == "uniform":
+            flat = [np.zeros(group.width + 1) for group in groups]
+            return uniform([Width(errors=e, unit=u) for e, u in zip(flat, units, strict=True)], self._cost, target)
+        errors = []
+        for place, moments in enumerate(self._moments):
+            problem = self._problem(place, moments)
+            order = problem.order(plan.strategy, seed=self._seed, place=place)
+            errors.append(problem.error_curve(order, fold=plan.fold).absolute)
+        return allocate([Width(errors=e, unit=u) for e, u in zip(errors, units, strict=True)], self._cost, target)
+
+    def _walk(self, plan: Plan, n_kept: Int64) -> tuple[dict[str, Narrowed], tuple[NarrowedWidth, ...], list[Tensor]]:
         """Layer by layer; what to rewrite, what is kept, and what the first batch then gives."""
-        walk = Lockstep(self.captured, self.batches)
-        sampling = Sampling(n_images=sum(map(len, self.batches)), seed=self.plan.seed)
+        walk = Lockstep(self._captured, self._batches)
         made: dict[str, Narrowed] = {}
         widths: list[NarrowedWidth] = []
-        with self.progress.stage("narrowing", len(self.consumers)) as advance:
-            for place, (consumer, n) in enumerate(zip(self.consumers, n_kept.tolist(), strict=True)):
+        with self._progress.stage("narrowing", len(self._consumers)) as advance:
+            for place, (consumer, n) in enumerate(zip(self._consumers, n_kept.tolist(), strict=True)):
                 if n < consumer.width:
-                    moments = sampling.moments(walk.before(consumer.node), consumer, place)
-                    width, cut = self.narrowed(place, moments, n)
+                    moments = self._sampling.moments(walk.before(consumer.node), consumer, place)
+                    width, cut = self._narrowed(plan, place, moments, n)
                     walk.narrow(consumer, cut)
                     made[consumer.group.name] = cut
                     widths.append(width)
@@ -166,33 +161,26 @@ class _Calibration:
                 advance(1)
         return made, tuple(widths), [twin.narrowed for twin in next(walk.outputs())]
 
-    def narrowed(self, place: int, moments: JointMoments, n: int) -> tuple[NarrowedWidth, Narrowed]:
+    def _narrowed(self, plan: Plan, place: int, moments: JointMoments, n: int) -> tuple[NarrowedWidth, Narrowed]:
         """The ``n`` neurons of a width to keep, and what the layer then computes with."""
-        problem = self.problem(place, moments)
-        order = self.order(place, problem)
-        curve = problem.error_curve(order, fold=self.plan.fold)
+        problem = self._problem(place, moments)
+        order = problem.order(plan.strategy, seed=self._seed, place=place)
+        curve = problem.error_curve(order, fold=plan.fold)
         kept = np.sort(order[:n])
-        consumer = self.consumers[place]
-        cut = consumer.narrowed(kept, problem.fold(kept) if self.plan.fold else problem.drop(kept))
+        consumer = self._consumers[place]
+        cut = consumer.narrowed(kept, problem.fold(kept) if plan.fold else problem.drop(kept))
         return _record(consumer.group, kept, float(curve.relative[n]), float(curve.absolute[n])), cut
 
-    def problem(self, place: int, moments: JointMoments) -> Reconstruction:
-        consumer = self.consumers[place]
+    def _problem(self, place: int, moments: JointMoments) -> Reconstruction:
+        consumer = self._consumers[place]
         return Reconstruction(
             moments,
             consumer.weight,
             n_groups=consumer.n_groups,
             n_parts=consumer.group.n_parts,
             ridge=defaults.FOLD_RIDGE,
-            importance=self.importance[place],
+            importance=self._importance[place],
         )
-
-    def order(self, place: int, problem: Reconstruction) -> Int64:
-        return problem.order(self.plan.strategy, seed=self.plan.seed, place=place)
-
-    def width(self, place: int, errors: Float64) -> Width:
-        group = self.consumers[place].group
-        return Width(errors=errors, unit=unit_of(group.width, group.n_parts, self.plan.round_to))
 
 
 def _record(group: HiddenGroup, kept: Int64, error: float, effect: float) -> NarrowedWidth:

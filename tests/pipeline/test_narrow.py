@@ -16,7 +16,7 @@ from prune_tool.pipeline.calibration import Sampling, moments_in_one_pass
 from prune_tool.pipeline.consumer import Consumer
 from prune_tool.pipeline.importance import importance_of
 from prune_tool.pipeline.lockstep import Lockstep, bytes_per_image
-from prune_tool.pipeline.narrow import Plan, narrow
+from prune_tool.pipeline.narrow import Narrower, Plan
 from prune_tool.pipeline.progress import Silent
 from prune_tool.redundancy.reconstruction import Reconstruction
 from prune_tool.surgery.capture import capture
@@ -93,6 +93,10 @@ def shaken_net():
     return net
 
 
+def narrow(captured, batches, plan, **options):
+    return Narrower(captured, batches, **options).narrow(plan)
+
+
 def answers(module, seed=1):
     with torch.no_grad():
         return torch.cat([module(torch.from_numpy(batch))[0] for batch in images(seed=seed)])
@@ -151,8 +155,10 @@ def test_copies_cost_nothing(shaken_net):
 
 
 def test_folding_and_pivots_pay(captured):
+    narrower = Narrower(captured, images())
+
     def lost(**options):
-        return off_by(narrow(captured, images(), Plan(share=0.5, **options))[1], captured)
+        return off_by(narrower.narrow(Plan(share=0.5, **options))[1], captured)
 
     best = lost()
     assert best < 0.7 * lost(strategy="random")
@@ -268,8 +274,8 @@ def test_images_beyond_the_bound_are_left_out_aloud(captured, monkeypatch):
 
 def test_moments_are_of_the_places_that_are_read(captured):
     """With all places taken, the one pass finds the covariance of a layer's inputs."""
-    consumers, batches, walk, _ = walked(captured)
-    found = moments_in_one_pass(captured, batches, consumers, 0, Silent())
+    consumers, batches, walk, sampling = walked(captured)
+    found = moments_in_one_pass(captured, batches, consumers, sampling, Silent())
     for consumer, moments in zip(consumers, found, strict=True):
         values = torch.cat([values[consumer.input].original for values in walk.before(consumer.node)])
         rows = (values if consumer.group.kind == "features" else values.movedim(1, -1)).flatten(0, -2).numpy()
