@@ -10,6 +10,7 @@ from prune_tool.errors import UsageError
 from prune_tool.records.score import Score
 
 Strategy = Literal["random", "pivoted"]
+Allocation = Literal["allocated", "uniform"]
 Metric = Literal["accuracy", "balanced-accuracy"]
 Cost = Literal["latency", "macs", "params", "neurons"]
 COSTS: tuple[Cost, ...] = ("latency", "macs", "params", "neurons")

@@ -122,6 +122,45 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NarrowedWidth:
+    """One hidden width of a narrowed network.
+
+    Attributes:
+        name: of the group of neurons.
+        kind: of width (expansion, attention values and so on).
+        width: neurons before.
+        kept: ascending indices of those kept.
+        error: expected squared error of the layer that reads them, behind everything narrowed before, as a share of the
+            variance of its output; channels count as far as they matter to the network's outputs.
+        effect: the same in the network's outputs, to first order, as a share of their variance.
+    """
+
+    name: str
+    kind: str
+    width: int
+    kept: tuple[int, ...]
+    error: float
+    effect: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Narrowing:
+    """What narrowing a network kept.
+
+    Attributes:
+        widths: every hidden width, in the order of computation.
+        n_images: calibration images.
+        macs: multiply-accumulates per image that are left.
+        full_macs: before.
+    """
+
+    widths: tuple[NarrowedWidth, ...]
+    n_images: int
+    macs: int
+    full_macs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimedReadings:
     """Latencies of some readings' networks on one machine.
 

@@ -79,6 +79,8 @@ class Reconstruction:
             do its outputs.
         n_parts: equal runs of the inputs of which as many are to be kept from each; a multiple of ``n_groups``.
         ridge: variance of the noise that regularises, as a share of the inputs' mean variance; above 0.
+        importance: ``(out,)``, what the squared error of each output counts, at least 0; 1 by default. It weighs what
+            is kept and what errors are, and leaves folded weights as they are: every output has its own.
 
     Raises:
         UsageError: shapes or numbers that do not fit each other.
@@ -92,6 +94,7 @@ class Reconstruction:
         n_groups: int = 1,
         n_parts: int = 1,
         ridge: float,
+        importance: Float64 | None = None,
     ) -> None:
         n_out, n_in = weight.shape[:2]
         n_parts = math.lcm(n_parts, n_groups)
@@ -103,6 +106,7 @@ class Reconstruction:
             )
         self.moments = moments
         self.weight: Float64 = np.asarray(weight, np.float64)
+        self.importance: Float64 = np.ones(n_out) if importance is None else importance
         self.n_groups = n_groups
         self.n_parts = n_parts
         mean_variance = float(moments.hh.diagonal().mean())
@@ -188,9 +192,13 @@ class Reconstruction:
 
     @cached_property
     def _rows(self) -> Tensor:
-        """``M (t, w)`` or its triangle: the weight with one row an output and a tap."""
+        """``M (t, w)`` or its triangle: the weight, one row an output and a tap, by the root of what that counts."""
         n_out, n_in = self.weight.shape[:2]
-        W = torch.from_numpy(self.weight).reshape(self.n_groups, n_out // self.n_groups, n_in, -1)
+        W = (
+            torch.from_numpy(self.weight).reshape(n_out, n_in, -1)
+            * torch.from_numpy(self.importance).sqrt()[:, None, None]
+        )
+        W = W.reshape(self.n_groups, n_out // self.n_groups, n_in, -1)
         by_group = W.movedim(2, 3).reshape(self.n_groups, -1, n_in)
         if by_group.shape[1] > n_in:
             by_group = torch.linalg.qr(by_group, mode="r").R

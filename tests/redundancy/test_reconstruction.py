@@ -213,3 +213,18 @@ def test_what_makes_no_sense_is_refused():
         JointAccumulator(3).freeze()
     with pytest.raises(DataError, match="not finite"):
         JointAccumulator(2).update(torch.tensor([[1.0, float("nan")]]))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_errors_count_what_outputs_are_worth(groups):
+    x, x_hat, weight = layer(60, groups, 5, 3, (2,), changed=True, seed=9)
+    importance = np.arange(3.0 * groups)
+    moments, kept = moments_of(x, x_hat), np.arange(0, 5 * groups, 5)
+    problem = Reconstruction(moments, weight, n_groups=groups, ridge=1e-9, importance=importance)
+    order = np.r_[kept, np.setdiff1d(np.arange(5 * groups), kept)]
+    folded = problem.fold(kept)
+    found = per_tap(x_hat[:, kept], folded.weight, groups) + folded.shift.reshape(1, 3 * groups, -1)
+    wanted = np.square(found - per_tap(x, weight, groups)).sum(2).mean(0) @ importance
+    assert problem.error_curve(order).absolute[groups] == pytest.approx(wanted, rel=1e-5)
+    plain = Reconstruction(moments, weight, n_groups=groups, ridge=1e-9).fold(kept)
+    np.testing.assert_array_equal(folded.weight, plain.weight)
