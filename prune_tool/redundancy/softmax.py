@@ -30,7 +30,7 @@ from prune_tool.redundancy.moments import Moments, MomentsAccumulator
 GRADIENT_TOLERANCE = 1e-6
 """Largest entry of the gradient at which a fit has converged: a hundredth of scikit-learn's default."""
 
-_MAX_ITERATIONS = 2000  # twenty times what any fit took that was ever watched
+_MAX_ITERATIONS = 2000  # thirty times what fits at the default strengths take
 _MAX_LINE_SEARCH = 25  # evaluations of one step; it takes one or two
 _HISTORY = 10  # pairs that L-BFGS remembers: 20 or 30 save no iteration here
 _RESOLUTION = 1e-8  # gain of an iteration that float32 cannot tell from rounding: its loss is off by some 1e-9
@@ -44,8 +44,8 @@ class Problem:
     Attributes:
         moments: of all neurons and all classes.
         present: ``(c,)`` int64, the classes with images.
-        X: ``(n, d)`` float64.
-        single: ``X`` in float32, rows of neurons like it; None where there are no more images than neurons. Rounding
+        X: ``(n, d)`` float64, image by image in memory: products of the other order take four times as long.
+        single: ``X`` in float32; None where there are no more images than neurons. Rounding
             leaves the span of the images then, where the whitening magnifies it: twice the iterations.
         labels: ``(n,)`` int64, positions in ``present``.
     """

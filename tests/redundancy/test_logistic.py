@@ -141,6 +141,15 @@ def test_float32_is_left_out_where_images_do_not_outnumber_neurons():
     assert softmax.prepare(features[:, 1:], labels, 4).single is not None
 
 
+def test_columns_picked_from_features_are_laid_out_by_image_again():
+    features, labels = task()
+    picked = features[:, np.arange(10)[::-1]]
+    assert not picked.flags.c_contiguous  # as NumPy leaves them: column by column
+    problem = softmax.prepare(picked, labels, 4)
+    assert problem.X.is_contiguous()
+    assert problem.single.is_contiguous()
+
+
 def test_where_float32_sees_nothing_float64_goes_on():
     """Weights in the thousands on nearly dependent neurons: their logits cancel beyond float32."""
     rng = np.random.default_rng(0)
