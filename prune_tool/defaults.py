@@ -84,7 +84,8 @@ FEATURE_BLOCK = 4096
 """Images whose features are read and summed at once: 32 MiB at 2,048 neurons, and enough for fast products."""
 
 FIT_BYTES = 2**31
-"""Bytes of training features that one logistic fit may hold as float64 (2 GiB): 131,072 images of 2,048 neurons."""
+"""Bytes of training features that one logistic fit may hold as float64 (2 GiB): 131,072 images of 2,048 neurons. A
+float32 copy comes on top, half as large."""
 
 MAX_VAL = 2**15
 """Most validation images that choices are made on: at 32,768 an accuracy is known to a quarter of a point."""

@@ -141,7 +141,7 @@ def preprocessing_model(preprocessing: Preprocessing) -> onnx.ModelProto:
     side, border = preprocessing.input_size, preprocessing.crop_mode == "border"
     scale = math.floor(side / preprocessing.crop_pct)
     fill = [round(255 * level) if border else 0 for level in preprocessing.mean]
-    return parser.parse_model(
+    model = parser.parse_model(
         LISTING.format(
             ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", OPSET)]),
             opset=OPSET,
@@ -153,6 +153,8 @@ def preprocessing_model(preprocessing: Preprocessing) -> onnx.ModelProto:
             pad=PAD if border or scale < side else NO_PAD,
         )
     )
+    _drop_unread(model, {tensor.name for tensor in model.graph.initializer})
+    return model
 
 
 def with_preprocessing(source: Path, target: Path, preprocessing: Preprocessing) -> int:

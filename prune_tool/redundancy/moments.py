@@ -63,13 +63,15 @@ class Moments:
         )
 
     def standardise(self, features: Features) -> Float64:
-        """Features ``(m, d)`` of any images in the coordinates of ``gram``: ``(features - mean) / scale``, float64.
+        """Features ``(m, d)`` of any images in the coordinates of ``gram``: ``(features - mean) / scale``.
+
+        The result is float64, image by image in memory whatever the order given.
 
         Raises:
             DataError: the features are not finite or of another width.
         """
         check_features(features, self.width)
-        centred = features - self.mean
+        centred = np.subtract(features, self.mean, order="C")
         centred /= self.scale
         return centred
 

@@ -8,9 +8,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from prune_tool.errors import DataError, UsageError
-from prune_tool.redundancy import logistic
+from prune_tool.redundancy import softmax
 from prune_tool.redundancy.held_out import HeldOut
-from prune_tool.redundancy.logistic import GRADIENT_TOLERANCE, choose_logistic, fit_logistic
+from prune_tool.redundancy.logistic import choose_logistic, fit_logistic
+from prune_tool.redundancy.softmax import GRADIENT_TOLERANCE
 
 
 def task(n=150, d=10, c=4, seed=0):
@@ -112,11 +113,51 @@ def test_units_of_the_neurons_do_not_matter():
 
 def test_blocks_of_images_change_nothing(monkeypatch):
     features, labels = task()
+    monkeypatch.setattr(softmax, "GRADIENT_TOLERANCE", 1e-9)  # float32 rounds otherwise, and ends elsewhere within it
     whole = fit_logistic(features, labels, 4, 1e-2)
-    monkeypatch.setattr(logistic, "_ROWS_PER_BLOCK", 64)
+    monkeypatch.setattr(softmax, "_ROWS_PER_BLOCK", 64)
     np.testing.assert_allclose(
         fit_logistic(features, labels, 4, 1e-2).logits(features), whole.logits(features), atol=1e-6
     )
+
+
+def test_float32_leads_most_of_the_way_and_float64_ends_it(monkeypatch):
+    precisions, evaluate = [], softmax._objective
+
+    def watched(X, *arguments):
+        precisions.append(X.dtype)
+        return evaluate(X, *arguments)
+
+    monkeypatch.setattr(softmax, "_objective", watched)
+    assert fit_logistic(*task(n=2000, d=30), 4, 1e-2).converged
+    n_single = precisions.count(torch.float32)
+    assert precisions == [torch.float32] * n_single + [torch.float64] * (len(precisions) - n_single)
+    assert n_single > 2 * (len(precisions) - n_single) > 0
+
+
+def test_float32_is_left_out_where_images_do_not_outnumber_neurons():
+    features, labels = task(n=40, d=40)
+    assert softmax.prepare(features, labels, 4).single is None
+    assert softmax.prepare(features[:, 1:], labels, 4).single is not None
+
+
+def test_columns_picked_from_features_are_laid_out_by_image_again():
+    features, labels = task()
+    picked = features[:, np.arange(10)[::-1]]
+    assert not picked.flags.c_contiguous  # as NumPy leaves them: column by column
+    problem = softmax.prepare(picked, labels, 4)
+    assert problem.X.is_contiguous()
+    assert problem.single.is_contiguous()
+
+
+def test_where_float32_sees_nothing_float64_goes_on():
+    """Weights in the thousands on nearly dependent neurons: their logits cancel beyond float32."""
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal((60, 1))
+    features = base + 1e-4 * rng.standard_normal((60, 8))
+    probe = fit_logistic(features, (features[:, 0] > features[:, 1]).astype(np.int64), 2, 1e-8)
+    assert np.abs(probe.weight * features.std(axis=0)).max() > 1e3
+    assert probe.converged
 
 
 def test_a_start_changes_the_time_and_not_the_result():
@@ -137,7 +178,7 @@ def test_the_same_input_gives_the_same_probe_bit_for_bit():
 
 
 def test_a_fit_cut_short_says_that_it_has_not_converged(monkeypatch):
-    monkeypatch.setattr(logistic, "_MAX_ITERATIONS", 2)
+    monkeypatch.setattr(softmax, "_MAX_ITERATIONS", 2)
     probe = fit_logistic(*task(), 4, 1e-4)
     assert not probe.converged
 
