@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,6 +59,11 @@ class Plan:
     round_to: int = defaults.ROUND_TO
 
 
+def rebuild(captured: fx.GraphModule, made: Mapping[str, Narrowed]) -> fx.GraphModule:
+    """The narrowed network of an earlier calibration of the same ``captured``."""
+    return narrow_graph(narrow_graph(captured, {}), made)
+
+
 class Narrower:
     """Narrows one captured network, as often as asked; what does not depend on how is found once.
 
@@ -100,6 +105,14 @@ class Narrower:
     def narrow(self, plan: Plan) -> tuple[Narrowing, fx.GraphModule]:
         """What was kept, and the narrowed network, which takes and returns what the captured one does.
 
+        Raises: see ``calibrate``.
+        """
+        record, made = self.calibrate(plan)
+        return record, narrow_graph(self._captured, made)
+
+    def calibrate(self, plan: Plan) -> tuple[Narrowing, dict[str, Narrowed]]:
+        """What was kept, and by hidden group what its reader then computes with: all that ``rebuild`` needs.
+
         Raises:
             DataError: activations that are not finite.
             UsageError: the share cannot be reached.
@@ -114,7 +127,7 @@ class Narrower:
             macs=cost_of(module).macs,
             full_macs=round(self._full_cost),
         )
-        return record, module
+        return record, made
 
     @cached_property
     def _importance(self) -> list[Float64]:

@@ -6,8 +6,9 @@ last week, reads the neurons of exactly that network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,65 +18,81 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx
 
 from prune_tool.pipeline.decode import images_of
-from prune_tool.pipeline.narrow import Plan, narrow, rebuild
+from prune_tool.pipeline.narrow import Narrower, Plan, rebuild
 from prune_tool.pipeline.progress import Progress
-from prune_tool.pipeline.subject import Narrower, Subject
-from prune_tool.records import Trunk
+from prune_tool.pipeline.subject import NarrowForm, Subject
 from prune_tool.store.features import FeatureCache
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.surgery.narrowing import Narrowed
 from prune_tool.task.images import ImageSource
 
-Cuts = Mapping[str, Narrowed]
-"""By hidden group, what the layer that reads it computes with."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Images that statistics are taken from.
+    """What statistics are taken from.
 
     Attributes:
-        source: has them.
-        rows: (n,) int64, which of it: training images.
+        source: of images.
+        rows: (n,) int64, which of them: training images.
+        seed: of the places in them.
     """
 
     source: ImageSource
     rows: NDArray[np.int64]
+    seed: int
 
     @property
     def fingerprint(self) -> str:
-        """Changes with their contents and their order."""
+        """Changes with the images' contents and order, and with the seed."""
         hashes = self.source.content_hashes()
-        return fingerprint(*(hashes[row] for row in self.rows))
+        return fingerprint(repr(self.seed), *(hashes[row] for row in self.rows))
 
 
 def narrowed(
-    subject: Subject, plan: Plan, calibration: Calibration, cache: Callable[[], FeatureCache], progress: Progress
-) -> Subject:
-    """A subject narrowed as planned; calibrated when its graph is first asked for.
+    subject: Subject,
+    plans: Sequence[Plan],
+    calibration: Calibration,
+    cache: Callable[[], FeatureCache],
+    progress: Progress,
+) -> tuple[Subject, ...]:
+    """A subject narrowed as planned, in every way; calibrated for all of them when the first graph is asked for.
 
-    Raises, when its graph is asked for:
+    Raises, when a graph is asked for:
+        CacheError: the cache cannot be written.
         ModelError: the backbone has no hidden width.
-        UsageError: the share cannot be reached.
-        VerificationError: the narrowed network does not do what was calibrated.
+        UsageError: a share cannot be reached.
+        VerificationError: a narrowed network does not do what was calibrated.
     """
-    key = fingerprint("narrowing-1", subject.fingerprint, repr(plan), calibration.fingerprint)
+    keys = [fingerprint("narrowing-1", subject.fingerprint, repr(plan), calibration.fingerprint) for plan in plans]
 
-    def make(path: Path) -> None:
+    def calibrate() -> None:
+        kept = [cache().narrowing(key) for key in keys]
+        if all(file.is_whole() for file in kept):
+            return
         images = images_of(calibration.source, calibration.rows, subject.backbone.preprocessing)
-        trunk = Trunk(input_size=subject.input_size, narrow=plan.share)
-        with progress.stage(f"narrowing at {trunk}"):
-            _, cuts, _ = narrow(subject.captured, images, plan, progress=progress)
-            save_file(_flat(cuts), path)
+        narrower = Narrower(subject.captured, images, seed=calibration.seed, progress=progress)
+        for plan, file in zip(plans, kept, strict=True):
+            file.ensure(partial(_write, narrower, plan), subject.about)
 
-    def graph() -> fx.GraphModule:
-        path = cache().narrowing(key).ensure(make, subject.about)
-        return rebuild(subject.captured, _cuts(load_file(path)))
+    def graph_of(key: str) -> Callable[[], fx.GraphModule]:
+        def graph() -> fx.GraphModule:
+            calibrate()
+            return rebuild(subject.captured, _cuts(load_file(cache().narrowing(key).path)))
 
-    return replace(subject, narrower=Narrower(share=plan.share, fingerprint=key, make=graph))
+        return graph
+
+    return tuple(
+        replace(subject, narrow_form=NarrowForm(share=plan.share, fingerprint=key, make=graph_of(key)))
+        for plan, key in zip(plans, keys, strict=True)
+    )
 
 
-def _flat(cuts: Cuts) -> dict[str, Tensor]:
+def _write(narrower: Narrower, plan: Plan, path: Path) -> None:
+    _, cuts = narrower.calibrate(plan)
+    save_file(_flat(cuts), path)
+
+
+def _flat(cuts: Mapping[str, Narrowed]) -> dict[str, Tensor]:
     flat = {}
     for name, cut in cuts.items():
         flat[f"{name}:kept"] = torch.from_numpy(np.ascontiguousarray(cut.kept))
@@ -83,7 +100,7 @@ def _flat(cuts: Cuts) -> dict[str, Tensor]:
     return flat
 
 
-def _cuts(flat: Mapping[str, Tensor]) -> Cuts:
+def _cuts(flat: Mapping[str, Tensor]) -> dict[str, Narrowed]:
     names = dict.fromkeys(key.rpartition(":")[0] for key in flat)
     return {
         name: Narrowed(kept=flat[f"{name}:kept"].numpy(), weight=flat[f"{name}:weight"], bias=flat[f"{name}:bias"])

@@ -19,8 +19,8 @@ from prune_tool.task.backbone import Backbone, Pooling
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Narrower:
-    """What makes a subject's hidden widths narrower.
+class NarrowForm:
+    """A narrower form of a subject.
 
     Attributes:
         share: of the backbone's multiply-accumulates that is left.
@@ -40,12 +40,12 @@ class Subject:
     Attributes:
         backbone: with the preprocessing of this input size.
         taps: in the order of the captured graph's outputs; the head is last.
-        narrower: what narrows it; None for the backbone as it came.
+        narrow_form: what narrows it; None for the backbone as it came.
     """
 
     backbone: Backbone
     taps: tuple[Tap, ...]
-    narrower: Narrower | None = None
+    narrow_form: NarrowForm | None = None
 
     @property
     def input_size(self) -> int:
@@ -55,7 +55,7 @@ class Subject:
     @property
     def trunk(self) -> Trunk:
         """Its name among the trunks of a run."""
-        return Trunk(input_size=self.input_size, narrow=None if self.narrower is None else self.narrower.share)
+        return Trunk(input_size=self.input_size, narrow=None if self.narrow_form is None else self.narrow_form.share)
 
     @cached_property
     def example(self) -> Tensor:
@@ -65,8 +65,8 @@ class Subject:
     @cached_property
     def captured(self) -> fx.GraphModule:
         """Images (b, 3, h, w) float32 in [0, 1] -> one (b, width) tensor a tap."""
-        if self.narrower is not None:
-            return self.narrower.make()
+        if self.narrow_form is not None:
+            return self.narrow_form.make()
         names = [tap.name for tap in self.taps if tap.name != HEAD]
         preprocessing = self.backbone.preprocessing
         pool = pooler(self.backbone.pooling)
@@ -84,7 +84,7 @@ class Subject:
     def trunk_fingerprint(self) -> str:
         """Changes when the neurons of a tap would: weights and preprocessing, but not which taps there are."""
         whole = fingerprint("features-2", self.backbone.fingerprint, repr(self.backbone.preprocessing))
-        return whole if self.narrower is None else fingerprint(whole, self.narrower.fingerprint)
+        return whole if self.narrow_form is None else fingerprint(whole, self.narrow_form.fingerprint)
 
     @cached_property
     def fingerprint(self) -> str:

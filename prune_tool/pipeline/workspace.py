@@ -94,7 +94,7 @@ class Workspace:
     def subjects(self) -> tuple[Subject, ...]:
         """Every trunk tried: at each input size, its own first, then from large to small; then narrowed ones."""
         whole = self._at_every_size()
-        return (*whole, *(self._narrowed(subject, share) for share in self.request.narrow for subject in whole))
+        return (*whole, *(narrow for subject in whole for narrow in self._narrowed(subject)))
 
     def _at_every_size(self) -> tuple[Subject, ...]:
         own = self.native.input_size
@@ -110,12 +110,14 @@ class Workspace:
                 self.progress.note(f"not trying {size} px: {error.found}")
         return tuple(found)
 
-    def _narrowed(self, subject: Subject, share: float) -> Subject:
-        request, train = self.request, self.splits.train
-        rows = stratified(train, self.source.labels, request.n_calibration, request.seed)
-        plan = Plan(share=share, seed=request.seed, round_to=request.round_to)
-        calibration = Calibration(source=self.source, rows=rows)
-        return narrowed(subject, plan, calibration, lambda: self.cache, self.progress)
+    def _narrowed(self, subject: Subject) -> tuple[Subject, ...]:
+        request = self.request
+        if not request.narrow:
+            return ()
+        rows = stratified(self.splits.train, self.source.labels, request.n_calibration, request.seed)
+        plans = [Plan(share=share, round_to=request.round_to) for share in request.narrow]
+        calibration = Calibration(source=self.source, rows=rows, seed=request.seed)
+        return narrowed(subject, plans, calibration, lambda: self.cache, self.progress)
 
     def subject(self, trunk: Trunk) -> Subject:
         """One of the trunks."""

@@ -96,7 +96,7 @@ def test_calibration_is_remembered(
     images = torch.zeros(2, 3, 64, 64)
     before = Workspace(narrow_request).subject(trunk)
     expected = before.captured(images)
-    monkeypatch.setattr("prune_tool.pipeline.narrowed.narrow", again)
+    monkeypatch.setattr("prune_tool.pipeline.narrowed.Narrower", again)
     for found, wanted in zip(Workspace(narrow_request).subject(trunk).captured(images), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     for change in ({"seed": 1}, {"n_calibration": 30}, {"round_to": 1}, {"narrow": (0.7,)}):
