@@ -7,7 +7,7 @@ made them. No table of architectures: every layer is tried.
 How it is tried. Each layer is made to read a few channels, all layers in one analysis. Which few tells structure: a
 grouped convolution keeps an equal number in each of its runs, and attention keeps the same places in every head, so
 what fails as free choice is tried in runs, then in aligned runs. In each run one channel is kept, then all but
-that one; of unaligned runs it is another one in each, so that no pattern passes that happens to be a product set.
+that one; where runs need not be aligned, their places have no period that heads or groups could share.
 """
 
 from __future__ import annotations
@@ -79,10 +79,13 @@ class _Layout:
     aligned: bool = False
 
     def at(self, width: int, places: Iterable[int]) -> Indices:
-        """The channels at ``places`` of every run, shifted by one from run to run where they need not be aligned."""
+        """The channels at ``places`` of every run, moved on within runs that need not be aligned.
+
+        They are moved by the number of ones in the run's binary number (the Thue-Morse sequence, for runs of two).
+        """
         run = width // self.n_parts
-        shifts = np.zeros(self.n_parts, dtype=np.int64) if self.aligned else np.arange(self.n_parts)
-        within = (np.fromiter(places, np.int64)[None, :] + shifts[:, None]) % run
+        moved = np.array([0 if self.aligned else part.bit_count() for part in range(self.n_parts)])
+        within = (np.fromiter(places, np.int64)[None, :] + moved[:, None]) % run
         return np.sort((np.arange(self.n_parts)[:, None] * run + within).ravel())
 
 
@@ -116,7 +119,9 @@ def _options(layer: Layer, graph: fx.Graph) -> Sequence[_Layout]:
 
 
 def _group_counts(graph: fx.Graph) -> set[int]:
-    return {layer.args[6] for layer in graph.nodes if str(layer.target).startswith("aten.conv")}
+    """Groups of convolutions that have several channels in each."""
+    convolutions = [node for node in graph.nodes if str(node.target).startswith("aten.conv")]
+    return {node.args[6] for node in convolutions if node.args[6] < shape_of(node)[1]}
 
 
 def _head_counts(graph: fx.Graph) -> set[int]:
@@ -125,12 +130,14 @@ def _head_counts(graph: fx.Graph) -> set[int]:
 
 
 def _closed(graph: fx.Graph, tried: Mapping[Layer, _Layout]) -> dict[Layer, Cone]:
-    """The layers whose cones are closed whether one channel of every run is read or all but that one."""
-    one, others = (
-        _cones(graph, {layer: layout.at(layer.width, places(layer, layout)) for layer, layout in tried.items()})
-        for places in (_first, _all_but_first)
-    )
-    return {layer: cone for layer, cone in others.items() if layer in one}
+    """The layers whose cones are closed whether all channels but one of every run are read or that one alone.
+
+    In this order: most leaks show already in the first, and there reading less disturbs no other layer's cone.
+    """
+    for places in (_all_but_first, _first):
+        cones = _cones(graph, {layer: layout.at(layer.width, places(layer, layout)) for layer, layout in tried.items()})
+        tried = {layer: tried[layer] for layer in cones}
+    return cones
 
 
 def _first(_layer: Layer, _layout: _Layout) -> range:

@@ -108,7 +108,7 @@ def _read(group: HiddenGroup, kept: Indices) -> Indices:
 
 
 def _first_of_each(group: HiddenGroup, n: int) -> Indices:
-    run = group.width // group.n_parts
+    run = group.run
     return (np.arange(group.n_parts)[:, None] * run + np.arange(n)).ravel()
 
 

@@ -102,6 +102,8 @@ def test_inspect() -> None:
     assert (shown.status, shown.err) == (0, "")
     assert all(f"│ {tap['name']} " in shown.out for tap in printed["taps"])
     assert "Barriers" in shown.out
+    assert [group["width"] for group in printed["groups"][:2]] == [64, 192]
+    assert "│ blocks.*.mlp.fc2 " in shown.out
 
 
 def test_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
