@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -131,7 +132,13 @@ Run = Annotated[
 File = Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Run folder or ONNX file.", show_default=False)]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files, or folders of them.")]
 Top = Annotated[int, typer.Option("--top", min=1, help="Classes named for each picture.")]
-Budget = Annotated[str, typer.Option("--budget", help="Accuracy that may be lost: 0.05 (of the full) or 5pp (points).")]
+Budget = Annotated[
+    str,
+    typer.Option(
+        "--budget",
+        help="Accuracy that may be lost: 0.05 (of the full) or 5pp (points). With commas, one file for each.",
+    ),
+]
 Taps = Annotated[
     str, typer.Option("--taps", help="Taps that may be read: `all`, `last` (penultimate layer) or names with commas.")
 ]
@@ -278,6 +285,16 @@ def limits(*, latency: str | None, macs: str | None, params: str | None) -> tupl
     """The limits that a command's options set."""
     texts: dict[Literal["latency", "macs", "params"], str | None] = {"latency": latency, "macs": macs, "params": params}
     return tuple(Limit.parse(kind, text) for kind, text in texts.items() if text is not None)
+
+
+def require_one_budget(budgets: Sequence[object], limits: Sequence[Limit]) -> None:
+    """Refuse several budgets beside limits, which choose one file whatever the budget."""
+    if len(budgets) > 1 and limits:
+        raise UsageError(
+            asked=f"{len(budgets)} budgets with --max-{limits[0].kind}",
+            found="a limit chooses one network, whatever the budget",
+            remedy="Give one --budget, which the certificate then speaks of",
+        )
 
 
 def _input_sizes(text: str) -> tuple[int, ...] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from prune_tool.errors import UsageError
-from prune_tool.frontier.choice import most_accurate, safe_to_cheap, smallest_size, within_budget
+from prune_tool.frontier.choice import cheapest_subset, most_accurate, safe_to_cheap, within_budget
 from prune_tool.frontier.screen import front
 from prune_tool.pipeline.analyze import probe_near
 from prune_tool.pipeline.features import FitData
-from prune_tool.pipeline.probing import probe_candidate
+from prune_tool.pipeline.probing import cost_with_probe, probe_candidate
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Budget, Candidate, Limit
 from prune_tool.surgery.taps import HEAD
@@ -58,10 +59,29 @@ def open_pool(
     return Pool(workspace=workspace, data=data, analysis=analysis, probed=probed)
 
 
-def candidates_to_test(pool: Pool, budget: Budget, limits: Sequence[Limit]) -> list[Candidate]:
-    """From safe to cheap; the cheapest is shrunk to the smallest subset that meets the budget on validation images.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a budget chooses, before any test image is read.
 
-    With limits, the one most accurate candidate within them.
+    Attributes:
+        budget: the loss allowed.
+        order: candidates to be tested, from safe to cheap.
+    """
+
+    budget: Budget
+    order: tuple[Candidate, ...]
+
+    @property
+    def candidate(self) -> Candidate:
+        """The cheapest: it ships if it and all before it pass."""
+        return self.order[-1]
+
+
+def choose(pool: Pool, budget: Budget, limits: Sequence[Limit] = ()) -> Choice:
+    """The cheapest network that meets the budget on validation images, and those to be tested before it.
+
+    Subsets are shrunk as far as the budget allows, with converged probes. A tighter budget never chooses a cheaper
+    network. With limits, the one most accurate candidate within them is chosen, whatever the budget.
 
     Raises:
         BudgetError: no candidate meets the budget.
@@ -70,26 +90,41 @@ def candidates_to_test(pool: Pool, budget: Budget, limits: Sequence[Limit]) -> l
     """
     if limits:
         _require_measured(limits, pool.analysis)
-        return [most_accurate(pool.probed, limits, pool.name)]
+        return Choice(budget=budget, order=(most_accurate(pool.probed, limits, pool.name),))
     cost, full = pool.workspace.request.cost, pool.analysis.full.val
     eligible = within_budget(front(pool.probed, cost), full, budget, pool.name)
-    found = {eligible[0].n_neurons: eligible[0]}
-
-    def meets(n_neurons: int) -> bool:
-        found[n_neurons] = _shrunk(pool, eligible[0], n_neurons)
-        return budget.is_met(found[n_neurons].val, full)
-
     with pool.workspace.progress.stage("finding the smallest subset"):
-        last = found[smallest_size(meets, eligible[0].n_neurons)]
-    return safe_to_cheap(eligible, last, cost)
+        last = cheapest_subset(
+            eligible,
+            cost,
+            meets=lambda candidate: budget.is_met(candidate.val, full),
+            shrunk=partial(_shrunk, pool),
+            promised=partial(_promised, pool),
+        )
+    return Choice(budget=budget, order=tuple(safe_to_cheap(eligible, last, cost)))
 
 
 def _shrunk(pool: Pool, candidate: Candidate, n_neurons: int) -> Candidate:
-    """A smaller subset of what a candidate reads, with a probe of the same strength."""
+    """A smaller subset of what a candidate reads, with a probe of the same strength; fitted once for all budgets."""
+    reading, strength = pool.analysis.measured[candidate.reading].reading, candidate.strength
+    smaller = pool.workspace.once(
+        f"{n_neurons} neurons of {reading}, strength {strength}",
+        lambda: probe_candidate(pool.workspace, pool.data, candidate.reading, reading, n_neurons, (strength,)),
+    )
+    return replace(smaller, latency_ms=_scaled(candidate, smaller.macs))
+
+
+def _promised(pool: Pool, candidate: Candidate, n_neurons: int) -> Candidate:
+    """A candidate with the cost of a smaller subset and the accuracy that it has."""
     reading = pool.analysis.measured[candidate.reading].reading
-    smaller = probe_candidate(pool.workspace, pool.data, candidate.reading, reading, n_neurons, (candidate.strength,))
-    latency_ms = None if candidate.latency_ms is None else candidate.latency_ms * smaller.macs / candidate.macs
-    return replace(smaller, latency_ms=latency_ms)
+    cost = cost_with_probe(pool.workspace, pool.data, reading, n_neurons)
+    latency_ms = _scaled(candidate, cost.macs)
+    return replace(candidate, n_neurons=n_neurons, macs=cost.macs, n_params=cost.n_params, latency_ms=latency_ms)
+
+
+def _scaled(candidate: Candidate, macs: int) -> float | None:
+    """Latency of a smaller subset of the same reading."""
+    return None if candidate.latency_ms is None else candidate.latency_ms * macs / candidate.macs
 
 
 def _require_measured(limits: Sequence[Limit], analysis: Analysis) -> None:

@@ -1,13 +1,13 @@
 """``export``: the cheapest network within the budget, cut for real, written, proven and certified.
 
 The order of work keeps the test images clean: the candidates and their order are settled on training and validation
-images; only then is the first test image read, and from there on nothing is chosen, only tested.
+images, for all budgets; only then is the first test image read, and from there on nothing is chosen, only tested.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,20 +15,21 @@ from prune_tool import defaults
 from prune_tool.deploy import preprocess as graphs
 from prune_tool.deploy.onnx_file import update_metadata
 from prune_tool.deploy.verify import Stage
+from prune_tool.errors import RunError, UsageError
 from prune_tool.pipeline.analyze import measure_full
 from prune_tool.pipeline.build import FullInt8, Shippable, build_full, quantise_full
-from prune_tool.pipeline.choosing import candidates_to_test, open_pool
+from prune_tool.pipeline.choosing import Choice, choose, open_pool
 from prune_tool.pipeline.exported import Exported
 from prune_tool.pipeline.features import fit_data
 from prune_tool.pipeline.job import Job, Terms
 from prune_tool.pipeline.metadata import full_entries
 from prune_tool.pipeline.runs import read_analysis, read_candidates, read_record, require_same
-from prune_tool.pipeline.sequence import Outcome, by_files, by_neurons, settle
-from prune_tool.pipeline.shipping import deliver, seal
+from prune_tool.pipeline.sequence import NeuronsOnTest, Outcome, by_files, by_neurons, settle
+from prune_tool.pipeline.shipping import Sealed, put_alone, put_each, seal
 from prune_tool.pipeline.transform import Transformed
 from prune_tool.pipeline.trial import Trial, open_trial
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Budget, Candidate, Form, Limit
+from prune_tool.records import Budget, Form, Limit
 from prune_tool.store.atomic import PARTIAL_PREFIX
 from prune_tool.store.layout import RunFolder
 
@@ -44,6 +45,8 @@ def export(
     form: Form = Form(),  # noqa: B008 - frozen
 ) -> Exported:
     """Write the cheapest network of a run that keeps accuracy within the budget.
+
+    What an earlier export wrote into the run is replaced.
 
     Args:
         workspace: of the run's request.
@@ -65,30 +68,121 @@ def export(
         RunError: the run is damaged, or model or images have changed since.
         UsageError: the form cannot be had of this backbone.
     """
-    job = _open_job(workspace, run, Terms(confidence=confidence, taps=taps, limits=tuple(limits), form=form))
+    job = open_job(workspace, run, Terms(confidence=confidence, taps=taps, limits=tuple(limits), form=form))
+    choice = choose(open_pool(workspace, job.data, job.analysis, read_candidates(run), taps), budget, limits)
+    return ship(job, run, choice)
+
+
+def export_each(
+    workspace: Workspace,
+    run: RunFolder,
+    *,
+    budgets: Sequence[Budget],
+    confidence: float = defaults.CONFIDENCE,
+    taps: str | None = None,
+    form: Form = Form(),  # noqa: B008 - frozen
+) -> dict[RunFolder, Exported]:
+    """Write one network for each budget, as ``export`` would, each into a folder of the run that is a run by itself.
+
+    What the budgets have in common is done once: probes, the full backbone with its proof and its test, the test
+    images' neurons. Every budget has a sequence of tests of its own at the full level, so each certificate holds at its
+    confidence by itself; that all of them hold together is not claimed. All or none is written: where one budget
+    cannot be met, none is.
+
+    Args:
+        workspace: of the run's request.
+        run: from ``analyze``.
+        budgets: at least one, each once.
+        confidence: as for ``export``.
+        taps: as for ``export``.
+        form: as for ``export``.
+
+    Returns:
+        What was written, by the folder (named like its budget) where it stands, in the order of the budgets.
+
+    Raises:
+        BudgetError, VerificationError, RunError, UsageError: as for ``export``.
+    """
+    job = open_job(workspace, run, Terms(confidence=confidence, taps=taps, limits=(), form=form))
+    _require_places(run, budgets)
     pool = open_pool(workspace, job.data, job.analysis, read_candidates(run), taps)
-    order = candidates_to_test(pool, budget, limits)
-    with tempfile.TemporaryDirectory(dir=run.path, prefix=PARTIAL_PREFIX) as scratch:
-        work = RunFolder(Path(scratch))
-        full_parity = _write_full(job, work)
-        files = _settled_files(job, budget, order, work.path)
-        int8 = quantise_full(workspace, work) if form.precision == "int8" else None
-        trial = open_trial(workspace, work.full, confidence)
-        outcome = _tested(job, budget, order, files, trial, work.path)
-        exported = seal(job, budget, trial, outcome, full_parity=full_parity, full_int8=_tested_int8(trial, work, int8))
-        deliver(run, work, trial, outcome, exported)
-    for each in exported.warnings:
-        workspace.progress.note(each)
+    choices = {budget.spelled: choose(pool, budget) for budget in budgets}
+    with _scratch(run) as scratch:
+        sealed = _sealed(job, choices, RunFolder(Path(scratch)))
+        places = put_each(sealed, run, Path(scratch))
+    exported = {place: each.exported for place, each in zip(places, sealed.values(), strict=True)}
+    for each in exported.values():
+        _warn(workspace, each)
     return exported
 
 
-def _open_job(workspace: Workspace, run: RunFolder, terms: Terms) -> Job:
-    """Read the run, and refuse what cannot be had before anything is computed."""
+def open_job(workspace: Workspace, run: RunFolder, terms: Terms) -> Job:
+    """Read the run, and refuse what cannot be had before anything is computed; errors as for ``export``."""
     record, analysis = read_record(run), read_analysis(run)
+    if run.analysed != run:
+        raise RunError(
+            asked=f"export to {run.path}",
+            found=f"it holds one of several budgets of {run.analysed.path}",
+            remedy=f"Run `prune-tool export {run.analysed.path}` with all the budgets that it shall hold",
+        )
     require_same(workspace, record, run)
     if terms.form.preprocess == "graph":
         graphs.require_expressible(workspace.native.backbone.preprocessing)
     return Job(workspace=workspace, record=record, analysis=analysis, data=fit_data(workspace), terms=terms)
+
+
+def ship(job: Job, run: RunFolder, choice: Choice) -> Exported:
+    """Write what was chosen into the run; returns and errors as for ``export``."""
+    with _scratch(run) as scratch:
+        (sealed,) = _sealed(job, {choice.budget.spelled: choice}, RunFolder(Path(scratch))).values()
+        put_alone(sealed, run)
+    _warn(job.workspace, sealed.exported)
+    return sealed.exported
+
+
+def _scratch(run: RunFolder) -> tempfile.TemporaryDirectory[str]:
+    """A folder inside the run that goes when the export ends, well or not."""
+    return tempfile.TemporaryDirectory(dir=run.path, prefix=PARTIAL_PREFIX)
+
+
+def _warn(workspace: Workspace, exported: Exported) -> None:
+    for each in exported.warnings:
+        workspace.progress.note(each)
+
+
+def _require_places(run: RunFolder, budgets: Sequence[Budget]) -> None:
+    names = [budget.spelled for budget in budgets]
+    if not names or len({*names}) < len(names):
+        raise UsageError(
+            asked=f"export at the budgets {', '.join(names) or 'of an empty list'}",
+            found="none, or one of them twice",
+            remedy="Give each budget once",
+        )
+    for name in names:
+        place = run.at_budget(name)
+        if place.path.exists() and place not in run.budgets:
+            raise RunError(
+                asked=f"write the file of the budget {name} to {place.path}",
+                found="something else has that name",
+                remedy="Move it away, or choose another budget",
+            )
+
+
+def _sealed(job: Job, choices: Mapping[str, Choice], work: RunFolder) -> dict[str, Sealed]:
+    """Build, test and certify what was chosen, by the budgets' names, in folders below ``work``."""
+    for spelled in choices:
+        (work.path / spelled).mkdir()
+    parity = _write_full(job, work)
+    files = {spelled: _settled_files(job, choice, work.path / spelled) for spelled, choice in choices.items()}
+    int8 = quantise_full(job.workspace, work) if job.terms.form.precision == "int8" else None
+    # from here on test images are read, and nothing is chosen any more
+    trial = open_trial(job.workspace, work.full, job.terms.confidence)
+    outcomes = _outcomes(job, choices, files, trial, work.path)
+    full_int8 = _tested_int8(trial, work, int8)
+    return {
+        spelled: seal(job, choices[spelled].budget, trial, outcome, work, parity, full_int8)
+        for spelled, outcome in outcomes.items()
+    }
 
 
 def _write_full(job: Job, work: RunFolder) -> Stage:
@@ -98,27 +192,32 @@ def _write_full(job: Job, work: RunFolder) -> Stage:
     return parity
 
 
-def _settled_files(job: Job, budget: Budget, order: Sequence[Candidate], folder: Path) -> list[Shippable] | None:
-    """The files that will be tested; None where neurons are, and the file is built afterwards."""
+def _settled_files(job: Job, choice: Choice, folder: Path) -> list[Shippable]:
+    """The files that will be tested; none where neurons are, and the file is built afterwards."""
     if job.terms.form.is_plain:
-        return None
-    return settle(job.workspace, order, partial(job.make, budget), folder)
+        return []
+    return settle(job.workspace, choice.order, partial(job.make, choice.budget), folder)
 
 
-def _tested(
-    job: Job,
-    budget: Budget,
-    order: Sequence[Candidate],
-    files: Sequence[Shippable] | None,
-    trial: Trial,
-    folder: Path,
-) -> Outcome:
-    """The sequence of a budget, on the test images."""
-    test = partial(trial.drop, budget)
-    if files is not None:
-        return by_files(job.workspace, files, test=test)
-    make = partial(job.make, budget, folder=folder / "shipped")
-    return by_neurons(job.workspace, job.analysis, job.data, order, test=test, make=make)
+def _outcomes(
+    job: Job, choices: Mapping[str, Choice], files: Mapping[str, Sequence[Shippable]], trial: Trial, folder: Path
+) -> dict[str, Outcome]:
+    """Every budget's sequence of tests, on the same test images."""
+    tests = {name: partial(trial.drop, choice.budget) for name, choice in choices.items()}
+    if not job.terms.form.is_plain:
+        return {name: by_files(job.workspace, files[name], test=test) for name, test in tests.items()}
+    candidates = [candidate for choice in choices.values() for candidate in choice.order]
+    neurons = NeuronsOnTest(job.workspace, job.analysis, job.data, candidates)
+    return {
+        name: by_neurons(
+            job.workspace,
+            neurons,
+            choice.order,
+            test=tests[name],
+            make=partial(job.make, choice.budget, folder=folder / name / "shipped"),
+        )
+        for name, choice in choices.items()
+    }
 
 
 def _tested_int8(trial: Trial, work: RunFolder, made: Transformed | None) -> FullInt8 | None:

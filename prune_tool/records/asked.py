@@ -48,9 +48,20 @@ class Budget:
             raise UsageError(
                 asked=f"--budget {text}",
                 found="not an accuracy loss from 0 to below 1 (or 0pp to below 100pp)",
-                remedy="Try --budget 0.05 (5 % of the full backbone's accuracy) or --budget 5pp (five points)",
+                remedy="Try --budget 0.05 (5 % of the full backbone's accuracy) or --budget 5pp (five points); several"
+                " with commas",
             )
         return Budget(kind=kind, loss=loss)
+
+    @staticmethod
+    def parse_all(text: str) -> tuple[Budget, ...]:
+        """Read budgets with commas between: ``0.01,0.02,5pp``. Each stands there once, in the order given."""
+        return tuple(dict.fromkeys(Budget.parse(part.strip()) for part in text.split(",")))
+
+    @property
+    def spelled(self) -> str:
+        """As ``parse`` reads it: ``0.05`` or ``5pp``. Names the folder of its file where there are several."""
+        return f"{self.loss:.12g}" if self.kind == "relative" else f"{100 * self.loss:.12g}pp"
 
     def floor(self, full: Score) -> float:
         """The least accuracy (0 to 1) that meets this budget when the full backbone scores ``full``."""

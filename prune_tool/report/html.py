@@ -112,7 +112,7 @@ def render(results: Results, samples: tuple[Sample, ...] = (), trouble: str | No
             metric=metric_name(results.record.request),
             commands=commands(results),
             bench_again=bench_command(results.run, results.bench) if results.bench else None,
-            export=shlex.join(["prune-tool", "export", str(results.run.path)]),
+            export=shlex.join(["prune-tool", "export", str(results.run.analysed.path)]),
             classes=classes,
             most_tabs=max(len(results.record.trunks), len(cost_axes(results.analysis))),
         )

@@ -14,7 +14,7 @@ from prune_tool.pipeline.results import Results
 from prune_tool.records import Candidate, MeasuredReading, Trunk
 from prune_tool.report import figures, svg
 from prune_tool.report.chart import percent
-from prune_tool.report.reproduce import export_command, spelled_budget, tightest_budget
+from prune_tool.report.reproduce import export_command, tightest_budget
 
 MOST_SPREAD = 1.5
 """Ratio of the ends of a speed-up's interval from which it is called unsteady; a quiet machine stays below 1.2."""
@@ -103,7 +103,7 @@ def rows(results: Results) -> tuple[Row, ...]:
                 candidate=candidate,
                 width=reading.width,
                 shipped=candidate == shipped,
-                option=f"--budget {spelled_budget(budget)}",
+                option=f"--budget {budget.spelled}",
                 command=export_command(results, budget),
             )
         )
@@ -209,12 +209,17 @@ def _full_file(results: Results) -> str:
 
 def missing(results: Results, trouble: str | None) -> tuple[tuple[str, str], ...]:
     """What the page leaves out: what it is, and the command that makes it or the reason."""
-    run = shlex.quote(str(results.run.path))
+    run, analysed = (shlex.quote(str(each.path)) for each in (results.run, results.run.analysed))
+    if results.run.budgets and results.exported is None:
+        return tuple(
+            (f"The page of the file for the budget {each.name}", shlex.join(["prune-tool", "report", str(each.path)]))
+            for each in results.run.budgets
+        )
     if results.exported is None:
         return (("A smaller file, its test and its certificate", f"prune-tool export {run} --budget 0.05"),)
     lines = []
     if results.predictions is None:
-        lines.append(("Predictions on the test images", f"prune-tool export {run} --budget 0.05"))
+        lines.append(("Predictions on the test images", f"prune-tool export {analysed} --budget 0.05"))
     if results.bench is None:
         lines.append(("Latency of this file", f"prune-tool bench {run}"))
     if trouble is not None:

@@ -95,10 +95,12 @@ def analyze_command(request: Request, run: RunFolder) -> str:
 def commands(results: Results) -> tuple[str, ...]:
     """Everything that was done to a run, in order."""
     run, exported, bench = str(results.run.path), results.exported, results.bench
-    done = [analyze_command(results.record.request, results.run)]
+    analysed = results.run.analysed
+    done = [analyze_command(results.record.request, analysed)]
     if exported is not None:
         test = exported.certificate.test
-        words = ["prune-tool", "export", run, "--budget", spelled_budget(test.budget)]
+        together = ",".join(each.name for each in analysed.budgets) if results.run.is_budget else test.budget.spelled
+        words = ["prune-tool", "export", str(analysed.path), "--budget", together]
         words += [] if exported.taps in {None, "all"} else ["--taps", exported.taps]
         confidence = 1 - test.alpha
         words += [] if math.isclose(confidence, defaults.CONFIDENCE) else ["--confidence", f"{confidence:g}"]
@@ -136,14 +138,9 @@ def bench_command(run: RunFolder, bench: BenchResult) -> str:
     return shlex.join(words)
 
 
-def spelled_budget(budget: Budget) -> str:
-    """As ``--budget`` reads it."""
-    return f"{budget.loss:.12g}" if budget.kind == "relative" else f"{100 * budget.loss:.12g}pp"
-
-
 def export_command(results: Results, budget: Budget) -> str:
     """The ``export`` of a run at a budget."""
-    return shlex.join(["prune-tool", "export", str(results.run.path), "--budget", spelled_budget(budget)])
+    return shlex.join(["prune-tool", "export", str(results.run.analysed.path), "--budget", budget.spelled])
 
 
 def tightest_budget(candidate: Candidate, candidates: Sequence[Candidate], full: Score) -> Budget:

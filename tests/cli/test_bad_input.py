@@ -191,6 +191,13 @@ class TestOptions:
         assert len(proposed) == 2
         assert all(NOWHERE in ask_for(text) for text in proposed)
 
+    def test_several_budgets_beside_a_limit(self) -> None:
+        for command in ("export", "compress"):
+            message = refusal(ask(command, NOWHERE, "--budget", "0.01,5pp", "--max-macs", "1M"))
+            assert "2 budgets with --max-macs" in message
+            assert "Give one --budget" in message
+            assert NOWHERE in refusal(ask(command, NOWHERE, "--budget", "0.01", "--max-macs", "1M"))
+
     def test_class_drop(self) -> None:
         message = refusal(ask("export", NOWHERE, "--max-class-drop", "lots"))
         proposed = shlex.split(proposal(message, r"Try (--max-class-drop \S+)"))
@@ -226,7 +233,7 @@ class TestRun:
 
     def test_bench_before_export(self, analyzed: Path, exported: Path) -> None:
         before = sorted(analyzed.iterdir())
-        assert "Run `prune-tool export` first" in refusal(ask("bench", analyzed, "-q"))
+        assert f"Run `prune-tool export {analyzed}` first" in refusal(ask("bench", analyzed, "-q"))
         assert sorted(analyzed.iterdir()) == before
         assert ask("bench", exported, "--batch", "1", "--seconds", "0.1", "--starts", "0", "-q").status == 0
 
