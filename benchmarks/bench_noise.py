@@ -16,7 +16,7 @@ import _record
 
 from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.deploy.onnx_file import write_onnx
-from prune_tool.pipeline.workspace import open_subject
+from prune_tool.pipeline.subject import open_subject
 from prune_tool.surgery.capture import export_program
 from prune_tool.surgery.slicing import slice_graph
 from prune_tool.task.backbone import load_structure

@@ -31,7 +31,7 @@ from prune_tool.pipeline.engines.choose import choose_runtime
 from prune_tool.pipeline.engines.network import network_of
 from prune_tool.pipeline.engines.runners import AMP_DTYPE, TorchRunner, exact_products
 from prune_tool.pipeline.extract import extract
-from prune_tool.pipeline.workspace import n_threads
+from prune_tool.pipeline.threads import n_threads
 from prune_tool.store.features import FeatureCache
 
 N_ROUNDS = 3

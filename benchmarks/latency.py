@@ -16,7 +16,7 @@ import numpy as np
 from prune_tool import defaults
 from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.deploy.onnx_file import write_onnx
-from prune_tool.pipeline.workspace import Subject, open_subject
+from prune_tool.pipeline.subject import Subject, open_subject
 from prune_tool.redundancy.subsets import draw_permutations
 from prune_tool.surgery.capture import export_program
 from prune_tool.surgery.cost import cost_of

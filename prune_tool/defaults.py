@@ -46,6 +46,13 @@ INPUT_SIZE_SHARES = (4 / 7, 3 / 7)
 INPUT_SIZE_STEP = 32
 """Input sizes are multiples of this many pixels, the stride of the deepest map of most backbones."""
 
+NARROW_SHARES = (0.75, 0.5)
+"""Shares of the multiply-accumulates left that ``--narrow auto`` tries: below a half, no backbone measured kept its
+accuracy without training."""
+
+N_NARROWING = 512
+"""Training images whose statistics narrowing rests on: with their positions, tens of thousands of samples a width."""
+
 BATCH_SIZE = {"cpu": 16, "cuda": 256}
 """Images per forward pass. On a CPU larger batches gain nothing and cost memory; a GPU is idle below a few hundred."""
 
@@ -105,3 +112,15 @@ of 13 times fewer MACs failed and one of 1.1 times fewer shipped."""
 
 MIN_AGREEMENT = 0.99
 """Share of images that must keep their first class when the file resizes them instead of Pillow."""
+
+CALIBRATION_BYTES = 2**32
+"""Bytes of activations that narrowing may hold between layers (4 GiB): 512 images of a ResNet-50 at 224 px."""
+
+CALIBRATION_ROWS = 2**15
+"""Rows that the moments of a hidden width are gathered from, spread over all images: ten for each of 3,072 neurons."""
+
+N_IMPORTANCE = 64
+"""Calibration images over which it is averaged how much an error of a hidden layer matters to what comes out."""
+
+FOLD_RIDGE = 1e-4
+"""Variance of the noise that regularises folded weights, as a share of the mean variance of a layer's inputs."""

@@ -9,6 +9,8 @@ def command(
     checkpoint: options.Checkpoint = None,
     budget: options.Budget = "0.05",
     input_size: options.InputSize = "auto",
+    narrow: options.Narrow = "off",
+    calibration: options.Calibration = options.CALIBRATION,
     taps: options.Taps = "all",
     confidence: options.Confidence = options.CONFIDENCE,
     seed: options.Seed = options.SEED,
@@ -46,8 +48,9 @@ def command(
     """Analyze, export, bench and report in one go: from a backbone and images to a smaller file, proven and timed."""
     from prune_tool.records import Budget, Form, Target
 
-    loss = Budget.parse(budget)
+    budgets = Budget.parse_all(budget)
     limits = options.limits(latency=max_latency, macs=max_macs, params=max_params)
+    options.require_one_budget(budgets, limits)
     form = Form.parse(preprocess, precision, probabilities=probabilities)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
     request = options.request(
@@ -55,6 +58,8 @@ def command(
         data=data,
         checkpoint=checkpoint,
         input_size=input_size,
+        narrow=narrow,
+        calibration=calibration,
         seed=seed,
         draws=draws,
         skip_bad=skip_bad,
@@ -75,9 +80,10 @@ def command(
     from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.analyze import analyze
     from prune_tool.pipeline.bench import bench
-    from prune_tool.pipeline.export import export
+    from prune_tool.pipeline.export import export, export_each
     from prune_tool.pipeline.workspace import Workspace
     from prune_tool.report.bench import bench_tables
+    from prune_tool.report.budgets import budget_tables
     from prune_tool.report.html import write_report
     from prune_tool.report.tables import analysis_tables, export_tables
     from prune_tool.report.written import written_table
@@ -85,23 +91,28 @@ def command(
     with watching(quiet=quiet) as progress:
         workspace = Workspace(request, progress)
         analyzed = analyze(workspace, runs=runs, name=name)
-        exported = export(
-            workspace,
-            analyzed.run,
-            budget=loss,
-            confidence=confidence,
-            taps=taps,
-            limits=limits,
-            form=form,
-        )
-        with progress.stage("timing the files"):
-            timed = bench(analyzed.run)
-        written = write_report(analyzed.run, workspace=workspace, progress=progress)
-    tables = [
-        *analysis_tables(analyzed),
-        *export_tables(exported, analyzed.analysis, analyzed.record.classes, analyzed.run),
-        *bench_tables(timed),
-        written_table(written),
-    ]
-    show({"analysis": analyzed, "export": exported, "bench": timed, "report": written}, tables, as_json=json)
-    pass_gates(exported, analyzed.record.classes, most)
+        run, classes = analyzed.run, analyzed.record.classes
+        if len(budgets) > 1:
+            exported = export_each(workspace, run, budgets=budgets, confidence=confidence, taps=taps, form=form)
+        else:
+            one = export(workspace, run, budget=budgets[0], confidence=confidence, taps=taps, limits=limits, form=form)
+            exported = {run: one}
+        timed, written = {}, {}
+        for place in exported:
+            with progress.stage("timing the files"):
+                timed[place] = bench(place)
+            written[place] = write_report(place, workspace=workspace, progress=progress)
+    several = len(budgets) > 1
+    parts = {
+        place.name: {"export": exported[place], "bench": timed[place], "report": written[place]} for place in exported
+    }
+    found: dict[str, object] = {"budgets": parts} if several else {**parts[run.name]}
+    tables = [*analysis_tables(analyzed)]
+    if several:
+        tables += budget_tables(exported, analyzed.analysis, classes)
+    else:
+        tables += export_tables(exported[run], analyzed.analysis, classes, run)
+    for place in exported:
+        tables += [*bench_tables(timed[place]), written_table(written[place])]
+    show({"analysis": analyzed, **found}, tables, as_json=json)
+    pass_gates(exported.values(), classes, most)

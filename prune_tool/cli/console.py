@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from prune_tool.pipeline.progress import Progress, Silent
 from prune_tool.store.atomic import as_json_text
 
 if TYPE_CHECKING:  # it imports ONNX, which not every command needs
-    from prune_tool.pipeline.export import Exported
+    from prune_tool.pipeline.exported import Exported
 
 PAGE_WIDTH = 118
 """Columns of a table where stdout is no terminal."""
@@ -97,18 +97,19 @@ def show(value: object, tables: Sequence[RenderableType], *, as_json: bool) -> N
     sys.stdout.write(page.get())
 
 
-def pass_gates(exported: Exported, classes: Sequence[str], max_class_drop: float | None) -> None:
-    """Exit 1 where a gate was missed; the file is there, and the result above says so.
+def pass_gates(several: Iterable[Exported], classes: Sequence[str], max_class_drop: float | None) -> None:
+    """Exit 1 where a file missed a gate; the files are there, and the result above says so.
 
     Raises:
         GateError: a class lost more than ``max_class_drop`` points.
     """
-    worst = exported.fairness.worst
+    several = tuple(several)
+    worst = max((exported.fairness.worst for exported in several), key=lambda scores: scores.drop_points)
     if max_class_drop is not None and worst.drop_points > max_class_drop:
         raise GateError(
             asked=f"--max-class-drop {max_class_drop:g}pp",
             found=f"class {classes[worst.label]} lost {worst.drop_points:.1f} points ({worst.full} to {worst.kept})",
             remedy="A smaller --budget keeps more of every class",
         )
-    if exported.certificate.state != "certified":
+    if any(exported.certificate.state != "certified" for exported in several):
         raise typer.Exit(GateError.exit_status)

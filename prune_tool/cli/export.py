@@ -22,29 +22,34 @@ def command(
     """Cut the cheapest network within the budget, write it, and prove the file on untouched test images."""
     from prune_tool.records import Budget, Form
 
-    loss = Budget.parse(budget)
+    budgets = Budget.parse_all(budget)
     limits = options.limits(latency=max_latency, macs=max_macs, params=max_params)
+    options.require_one_budget(budgets, limits)
     form = Form.parse(preprocess, precision, probabilities=probabilities)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
     from prune_tool.cli.console import pass_gates, show, watching
-    from prune_tool.pipeline.export import export
+    from prune_tool.pipeline.export import export, export_each
     from prune_tool.pipeline.runs import read_analysis, read_record
     from prune_tool.pipeline.workspace import Workspace
+    from prune_tool.report.budgets import budget_tables
     from prune_tool.report.tables import export_tables
     from prune_tool.store.layout import newest_run, open_run
 
     folder = newest_run(runs) if run is None else open_run(run)
+    record = read_record(folder)
     with watching(quiet=quiet) as progress:
-        record = read_record(folder)
         workspace = Workspace(record.request, progress)
-        exported = export(
-            workspace,
-            folder,
-            budget=loss,
-            confidence=confidence,
-            taps=taps,
-            limits=limits,
-            form=form,
-        )
-    show(exported, export_tables(exported, read_analysis(folder), record.classes, folder), as_json=json)
-    pass_gates(exported, record.classes, most)
+        if len(budgets) > 1:
+            several = export_each(workspace, folder, budgets=budgets, confidence=confidence, taps=taps, form=form)
+        else:
+            exported = export(
+                workspace, folder, budget=budgets[0], confidence=confidence, taps=taps, limits=limits, form=form
+            )
+    analysis = read_analysis(folder)
+    if len(budgets) > 1:
+        by_name = {place.name: each for place, each in several.items()}
+        show(by_name, budget_tables(several, analysis, record.classes), as_json=json)
+        pass_gates(several.values(), record.classes, most)
+    else:
+        show(exported, export_tables(exported, analysis, record.classes, folder), as_json=json)
+        pass_gates([exported], record.classes, most)

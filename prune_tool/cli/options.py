@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,6 +45,13 @@ Checkpoint = Annotated[
 InputSize = Annotated[
     str,
     typer.Option("--input-size", help="Input sizes to try besides the model's own: `auto`, `native` or `160,128`."),
+]
+Narrow = Annotated[
+    str,
+    typer.Option("--narrow", help="Hidden widths narrowed to these shares of MACs: `off`, `auto` or `0.75,0.5`."),
+]
+Calibration = Annotated[
+    int, typer.Option("--calibration", min=1, help="Training images that narrowing takes its statistics from.")
 ]
 OwnInputSize = Annotated[
     int | None,
@@ -124,7 +132,13 @@ Run = Annotated[
 File = Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Run folder or ONNX file.", show_default=False)]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files, or folders of them.")]
 Top = Annotated[int, typer.Option("--top", min=1, help="Classes named for each picture.")]
-Budget = Annotated[str, typer.Option("--budget", help="Accuracy that may be lost: 0.05 (of the full) or 5pp (points).")]
+Budget = Annotated[
+    str,
+    typer.Option(
+        "--budget",
+        help="Accuracy that may be lost: 0.05 (of the full) or 5pp (points). With commas, one file for each.",
+    ),
+]
 Taps = Annotated[
     str, typer.Option("--taps", help="Taps that may be read: `all`, `last` (penultimate layer) or names with commas.")
 ]
@@ -167,6 +181,8 @@ def request(
     data: str | None,
     checkpoint: Path | None,
     input_size: str,
+    narrow: str,
+    calibration: int,
     seed: int,
     draws: int,
     skip_bad: bool,
@@ -202,6 +218,8 @@ def request(
         data=data,
         checkpoint=None if checkpoint is None else str(checkpoint),
         input_sizes=_input_sizes(input_size),
+        narrow=_shares(narrow),
+        n_calibration=calibration,
         seed=seed,
         n_draws=draws,
         skip_bad=skip_bad,
@@ -269,10 +287,34 @@ def limits(*, latency: str | None, macs: str | None, params: str | None) -> tupl
     return tuple(Limit.parse(kind, text) for kind, text in texts.items() if text is not None)
 
 
+def require_one_budget(budgets: Sequence[object], limits: Sequence[Limit]) -> None:
+    """Refuse several budgets beside limits, which choose one file whatever the budget."""
+    if len(budgets) > 1 and limits:
+        raise UsageError(
+            asked=f"{len(budgets)} budgets with --max-{limits[0].kind}",
+            found="a limit chooses one network, whatever the budget",
+            remedy="Give one --budget, which the certificate then speaks of",
+        )
+
+
 def _input_sizes(text: str) -> tuple[int, ...] | None:
     if text == "auto":
         return None
     return () if text == "native" else whole_numbers("--input-size", text, such_as="160,128")
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Of ``--narrow``, from large to small, each once."""
+    if text in {"off", "auto"}:
+        return () if text == "off" else defaults.NARROW_SHARES
+    try:
+        shares = {float(part) for part in text.split(",")}
+    except ValueError:
+        shares = {0.0}
+    if not all(0 < share < 1 for share in shares):
+        found = "not shares above 0 and below 1, with commas between"
+        raise UsageError(asked=f"--narrow {text}", found=found, remedy="Try --narrow 0.75,0.5")
+    return tuple(sorted(shares, reverse=True))
 
 
 def whole_numbers(option: str, text: str, *, such_as: str) -> tuple[int, ...]:
@@ -294,5 +336,6 @@ def threads(text: str) -> tuple[int | None, ...]:
 
 
 ROUND_TO = defaults.ROUND_TO
+CALIBRATION = defaults.N_NARROWING
 TARGET_BATCH, TARGET_THREADS = defaults.TARGET_BATCH_SIZE, defaults.TARGET_N_THREADS
 SEED, DRAWS, RUNS, CONFIDENCE = defaults.SEED, defaults.N_DRAWS, Path("runs"), defaults.CONFIDENCE

@@ -83,13 +83,49 @@ def smallest_size(meets: Callable[[int], bool], known: int) -> int:
     """The smallest subset size that meets the budget, found by halving; ``known`` meets it.
 
     Accuracy grows with size but for noise, so what is found is a size that meets the budget next to one that does not,
-    to a resolution of a sixteenth of ``known``.
+    to a resolution of a sixteenth of ``known``. Where ``meets`` is true of fewer sizes, what is found is no smaller.
     """
     low, high = 0, known
     while high - low > max(1, known // 16):
-        middle = (low + high) // 2
+        middle = (low + high + 1) // 2
         low, high = (low, middle) if meets(middle) else (middle, high)
     return high
+
+
+def cheapest_subset(
+    eligible: Sequence[Candidate],
+    cost: Cost,
+    *,
+    meets: Callable[[Candidate], bool],
+    shrunk: Callable[[Candidate, int], Candidate],
+    promised: Callable[[Candidate, int], Candidate],
+) -> Candidate:
+    """The cheapest of what halving finds from any candidate that meets the budget.
+
+    A tighter budget never finds a cheaper one: it starts from fewer candidates, and each halving ends no lower. That
+    holds because nothing but ``meets`` depends on the budget; starting from the cheapest alone, it would not.
+
+    Args:
+        eligible: of a front, those that meet the budget.
+        cost: what is to be little; it falls as a subset shrinks.
+        meets: whether a candidate meets the budget.
+        shrunk: a candidate cut to a number of neurons, with its accuracy.
+        promised: the same without a look at its accuracy, which takes no time. A candidate whose smallest subset would
+            not be cheaper than what is found already is not looked into.
+    """
+    least = {c: promised(c, smallest_size(lambda _: True, c.n_neurons)).cost(cost) for c in eligible}
+    best = min(eligible, key=lambda c: c.cost(cost))
+    for candidate in sorted(eligible, key=least.__getitem__):
+        if least[candidate] >= best.cost(cost):
+            break
+        found = {candidate.n_neurons: candidate}
+
+        def fits(n_neurons: int, candidate: Candidate = candidate, found: dict[int, Candidate] = found) -> bool:
+            found[n_neurons] = shrunk(candidate, n_neurons)
+            return meets(found[n_neurons])
+
+        best = min(best, found[smallest_size(fits, candidate.n_neurons)], key=lambda c: c.cost(cost))
+    return best
 
 
 def safe_to_cheap(eligible: Sequence[Candidate], last: Candidate, cost: Cost) -> list[Candidate]:

@@ -73,7 +73,7 @@ def _remembered(workspace: Workspace, record: RunRecord) -> Findings:
         findings = _find(workspace)
         about = About(
             model=record.model,
-            input_sizes=record.input_sizes,
+            input_sizes=tuple(dict.fromkeys(trunk.input_size for trunk in record.trunks)),
             data=record.data,
             n_images=record.n_train + record.n_val,
             taps=workspace.native.about.taps,
@@ -120,7 +120,7 @@ def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPr
     width = subject.taps[-1].width
     everything = {HEAD: np.arange(width)}
     with workspace.progress.stage("fitting the full backbone's probe"):
-        probe = fit_probe(data, subject.input_size, everything)
+        probe = fit_probe(data, subject.trunk, everything)
     cost = cost_of(subject.captured)
     n_probe = width * data.n_classes
     full = Full(
@@ -128,7 +128,7 @@ def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPr
         width=width,
         macs=cost.macs + n_probe,
         n_params=cost.n_params + n_probe + data.n_classes,
-        val=probe.score(data.judged(data.features.columns(subject.input_size, everything, data.val))),
+        val=probe.score(data.judged(data.features.columns(subject.trunk, everything, data.val))),
     )
     return full, probe
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prune_tool.deploy.bench import BenchResult, Conditions
 from prune_tool.deploy.bench import bench as time_files
-from prune_tool.errors import GateError, RunError
+from prune_tool.errors import GateError
 from prune_tool.pipeline.card import write_card
 from prune_tool.store.atomic import write_json
 from prune_tool.store.layout import RunFolder
@@ -31,13 +31,7 @@ def bench(run: RunFolder, conditions: Conditions = CONDITIONS, *, against: Seque
         RunError: the run has not been exported, or a file cannot be timed.
         ProviderError: the provider is not there.
     """
-    for path in (run.full, run.model):
-        if not path.is_file():
-            raise RunError(
-                asked=f"bench the run {run.path}",
-                found=f"it has no {path.name}",
-                remedy="Run `prune-tool export` first",
-            )
+    run.require(run.full, run.model, asked=f"bench the run {run.path}")
     contenders = {FULL: run.full, KEPT: run.model}
     if run.full_int8.is_file():
         contenders[FULL_INT8] = run.full_int8

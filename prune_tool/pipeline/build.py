@@ -18,8 +18,9 @@ from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.features import FitData
 from prune_tool.pipeline.measure import Subset, kept_outputs
 from prune_tool.pipeline.probing import fit_probe, subset_of
+from prune_tool.pipeline.subject import Probed, Subject
 from prune_tool.pipeline.transform import Agreement, Step, Transformed, Transformer
-from prune_tool.pipeline.workspace import Probed, Subject, Workspace
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Budget, Candidate, Form, Reading, Score
 from prune_tool.redundancy.logistic import LogisticProbe
 from prune_tool.store.atomic import replacing, write_json
@@ -112,10 +113,10 @@ def build(
         VerificationError: a step changed more than it may; the message names it.
     """
     reading = analysis.measured[candidate.reading].reading
-    subject = workspace.subject(reading.input_size)
+    subject = workspace.subject(reading.trunk)
     classes = workspace.source.classes
     subset = subset_of(workspace, data, reading, candidate.n_neurons)
-    probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
+    probe = fit_probe(data, reading.trunk, subset, (candidate.strength,))
     preprocessing = subject.backbone.preprocessing
     exported = folder.path / "exported.onnx"
     with workspace.progress.stage(f"cutting {reading} to {candidate.n_neurons:,} neurons"):
@@ -126,6 +127,7 @@ def build(
         program = export_program(sliced.eval(), subject.example)
         recipe = describe_preprocessing(preprocessing, order.form) | {
             "prune_tool.classes": json.dumps(classes),
+            "prune_tool.cut": str(reading),
             "prune_tool.neurons": json.dumps({tap: neurons.tolist() for tap, neurons in subset.items()}),
             **order.metadata,
         }

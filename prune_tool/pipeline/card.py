@@ -158,7 +158,7 @@ def _comparison(analysis: Analysis, proof: Proof) -> str:
         (f"accuracy on {test.full.n_images:,} test images", _percent(test.full), _percent(test.kept)),
         ("multiply-accumulates", f"{full.macs / 1e6:,.1f} M", f"{kept.macs / 1e6:,.1f} M"),
         ("parameters", f"{full.n_params / 1e6:,.2f} M", f"{kept.n_params / 1e6:,.2f} M"),
-        ("input", f"{full.input_size} px", f"{proof.built.reading.input_size} px"),
+        ("input", f"{full.input_size} px", f"{proof.built.reading.trunk}"),
         ("file", "", f"{proof.built.n_bytes / 1e6:,.2f} MB"),
     ]
     return _table(("", "full backbone", "this file"), rows)

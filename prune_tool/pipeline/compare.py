@@ -46,7 +46,7 @@ def _in_basis(moments: Moments, val: Features, basis: NDArray[np.float64] | None
 def _comparisons(workspace: Workspace, data: FitData) -> Iterator[Comparison]:
     subject, request = workspace.native, workspace.request
     width = subject.taps[-1].width
-    head = Reading(input_size=subject.input_size, kind="layer", taps=(HEAD,), n_per_tap=(width,))
+    head = Reading(trunk=subject.trunk, kind="layer", taps=(HEAD,), n_per_tap=(width,))
     moments, val = moments_of(head, subject, data)
     sizes = size_grid(width, defaults.N_SIZES)
     draws = draw_permutations(width, request.n_draws, request.seed)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prune_tool import defaults
 from prune_tool.pipeline.processes import map_in_processes
-from prune_tool.pipeline.workspace import n_threads
+from prune_tool.pipeline.threads import n_threads
 from prune_tool.task.backbone import Preprocessing, pixel_transform
 from prune_tool.task.images import ImageSource
 

@@ -13,7 +13,8 @@ from prune_tool.pipeline.engines import ray as ray_engine
 from prune_tool.pipeline.engines.choose import choose_runtime
 from prune_tool.pipeline.engines.network import RuntimeName
 from prune_tool.pipeline.engines.runners import AMP_DTYPE
-from prune_tool.pipeline.workspace import Subject, Workspace
+from prune_tool.pipeline.subject import Subject
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.store.features import FeatureEntry
 from prune_tool.store.fingerprint import fingerprint
 

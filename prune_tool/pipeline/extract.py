@@ -20,7 +20,9 @@ from prune_tool.pipeline.engines.local import compute_here, devices_of, n_worker
 from prune_tool.pipeline.engines.network import network_of
 from prune_tool.pipeline.engines.plan import Plan, Shards
 from prune_tool.pipeline.entries import device_of, open_entries, runtimes_of
-from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
+from prune_tool.pipeline.subject import Subject
+from prune_tool.pipeline.threads import n_threads
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.store.features import FeatureEntry
 
 

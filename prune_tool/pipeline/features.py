@@ -1,4 +1,4 @@
-"""Neurons of the images that choose, by input size and tap, in bounded memory whatever the number of images.
+"""Neurons of the images that choose, by trunk and tap, in bounded memory whatever the number of images.
 
 Features stay on disk and are read as they are asked for, each time with the taps and rows asked for only. Taps that fit
 are kept, the most recently used ones, up to ``defaults.FEATURE_BYTES``. Moments sum all training images block by block.
@@ -21,11 +21,13 @@ from prune_tool import defaults
 from prune_tool.errors import CacheError
 from prune_tool.pipeline.entries import open_entries
 from prune_tool.pipeline.extract import extract
-from prune_tool.pipeline.workspace import Subject, Workspace
-from prune_tool.records import Metric
+from prune_tool.pipeline.subject import Subject
+from prune_tool.pipeline.workspace import Workspace
+from prune_tool.records import Metric, Trunk
 from prune_tool.redundancy.checks import Features as AnyFeatures
 from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.store.features import FeatureEntry, FeaturesLostError
+from prune_tool.task.splits import stratified
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -35,19 +37,19 @@ N_REPAIRS = 3
 
 
 class Features:
-    """Neurons of some fixed images at some input sizes, complete in the cache when this is made."""
+    """Neurons of some fixed images in some trunks, complete in the cache when this is made."""
 
     def __init__(self, workspace: Workspace, subjects: Sequence[Subject], indices: Indices) -> None:
         self._workspace, self._indices = workspace, indices
-        self._subjects = {subject.input_size: subject for subject in subjects}
+        self._subjects = {subject.trunk: subject for subject in subjects}
         self._entries = dict(zip(self._subjects, _extracted(workspace, subjects, indices), strict=True))
-        self._kept: OrderedDict[tuple[int, str], Floats] = OrderedDict()
+        self._kept: OrderedDict[tuple[Trunk, str], Floats] = OrderedDict()
 
-    def columns(self, input_size: int, subset: Mapping[str, Indices], rows: Indices) -> Floats:
+    def columns(self, trunk: Trunk, subset: Mapping[str, Indices], rows: Indices) -> Floats:
         """Features (n, k) of a subset (neurons by tap), taps in order: what the sliced network would put out.
 
         Args:
-            input_size: in pixels.
+            trunk: what computed them.
             subset: per tap, the neurons (k_tap,) to take.
             rows: (n,) row numbers, in any order.
 
@@ -57,47 +59,47 @@ class Features:
         found = np.empty((len(rows), sum(map(len, subset.values()))), np.float32)
         for start in range(0, len(rows), defaults.FEATURE_BLOCK):
             block = rows[start : start + defaults.FEATURE_BLOCK]
-            arrays, done = self._arrays(input_size, subset, block), 0
+            arrays, done = self._arrays(trunk, subset, block), 0
             for tap, neurons in subset.items():
                 found[start : start + len(block), done : done + len(neurons)] = arrays[tap][:, neurons]
                 done += len(neurons)
         return found
 
-    def blocks(self, input_size: int, subset: Mapping[str, Indices], rows: Indices) -> Iterator[tuple[Indices, Floats]]:
+    def blocks(self, trunk: Trunk, subset: Mapping[str, Indices], rows: Indices) -> Iterator[tuple[Indices, Floats]]:
         """``columns`` for a bounded number of rows at a time: row numbers (b,) and their features (b, k), in order."""
         for start in range(0, len(rows), defaults.FEATURE_BLOCK):
             block = rows[start : start + defaults.FEATURE_BLOCK]
-            yield block, self.columns(input_size, subset, block)
+            yield block, self.columns(trunk, subset, block)
 
-    def _arrays(self, input_size: int, taps: Collection[str], rows: Indices) -> dict[str, Floats]:
+    def _arrays(self, trunk: Trunk, taps: Collection[str], rows: Indices) -> dict[str, Floats]:
         """By tap, (n, width) at ``rows``: from memory where the tap is kept or can be, else from disk."""
-        width = {tap.name: tap.width for tap in self._subjects[input_size].taps}
+        width = {tap.name: tap.width for tap in self._subjects[trunk].taps}
         most = defaults.FEATURE_BYTES // max(defaults.POOL_DEPTH, len(taps))  # so that a pool's are kept side by side
         keep = [tap for tap in taps if 4 * len(self._indices) * width[tap] <= most]
         for tap in keep:
-            if (input_size, tap) in self._kept:
-                self._kept.move_to_end((input_size, tap))
-        if absent := [tap for tap in keep if (input_size, tap) not in self._kept]:
+            if (trunk, tap) in self._kept:
+                self._kept.move_to_end((trunk, tap))
+        if absent := [tap for tap in keep if (trunk, tap) not in self._kept]:
             self._make_room(sum(4 * len(self._indices) * width[tap] for tap in absent))
-            self._kept |= {(input_size, tap): array for tap, array in self._read(input_size, absent, None).items()}
-        found = {tap: self._kept[input_size, tap][rows] for tap in keep}
+            self._kept |= {(trunk, tap): array for tap, array in self._read(trunk, absent, None).items()}
+        found = {tap: self._kept[trunk, tap][rows] for tap in keep}
         rest = [tap for tap in taps if tap not in found]
-        return found | (self._read(input_size, rest, rows) if rest else {})
+        return found | (self._read(trunk, rest, rows) if rest else {})
 
     def _make_room(self, n_bytes: int) -> None:
         """Let go of what was not used for longest, until ``n_bytes`` more may be kept."""
         while sum(array.nbytes for array in self._kept.values()) + n_bytes > defaults.FEATURE_BYTES:
             self._kept.popitem(last=False)
 
-    def _read(self, input_size: int, taps: Collection[str], rows: Indices | None) -> dict[str, Floats]:
+    def _read(self, trunk: Trunk, taps: Collection[str], rows: Indices | None) -> dict[str, Floats]:
         """From disk. What was damaged or has gone is computed again on the spot."""
         for _ in range(N_REPAIRS):
             try:
-                return self._entries[input_size].read(taps, rows)
+                return self._entries[trunk].read(taps, rows)
             except FeaturesLostError as error:
                 self._workspace.progress.note(f"{error.found}: computing it again")
-                extract(self._workspace, [self._subjects[input_size]], self._indices)
-        return self._entries[input_size].read(taps, rows)
+                extract(self._workspace, [self._subjects[trunk]], self._indices)
+        return self._entries[trunk].read(taps, rows)
 
 
 def _extracted(workspace: Workspace, subjects: Sequence[Subject], indices: Indices) -> list[FeatureEntry]:
@@ -108,7 +110,7 @@ def _extracted(workspace: Workspace, subjects: Sequence[Subject], indices: Indic
         with suppress(CacheError):
             for subject, entry in zip(subjects, open_entries(workspace, subjects, indices), strict=True):
                 n_kept = entry.n_images - sum(len(entry.rows(shard)) for shard in entry.missing())
-                n_all = f"{entry.n_images:,} images at {subject.input_size} px"
+                n_all = f"{entry.n_images:,} images at {subject.trunk}"
                 interrupt.add_note(f"Features of {n_kept:,} of {n_all} are kept")
         raise
 
@@ -140,7 +142,7 @@ class FitData:
 
 
 def fit_data(workspace: Workspace) -> FitData:
-    """Extract (or find in the cache) what the choice is made on, at every input size."""
+    """Extract (or find in the cache) what the choice is made on, in every trunk."""
     return workspace.once("fit data", lambda: _fit_data(workspace))
 
 
@@ -162,18 +164,3 @@ def _fit_data(workspace: Workspace) -> FitData:
         n_classes=len(workspace.source.classes),
         metric=workspace.request.metric,
     )
-
-
-def stratified(indices: Indices, labels: Indices, n_most: int, seed: int) -> Indices:
-    """Of ``indices`` (n,), ascending, at most about ``n_most``: a seeded choice with every class in its proportion.
-
-    Every class that has an image keeps one. ``labels`` are those of the whole source.
-    """
-    if len(indices) <= n_most:
-        return indices
-    chosen = []
-    for label in np.unique(labels[indices]).tolist():
-        of_class = indices[labels[indices] == label]
-        n = max(1, len(of_class) * n_most // len(indices))
-        chosen.append(np.random.default_rng([seed, label]).permutation(of_class)[:n])
-    return np.sort(np.concatenate(chosen))

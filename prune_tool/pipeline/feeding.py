@@ -15,7 +15,8 @@ from prune_tool import defaults
 from prune_tool.deploy.session import open_session
 from prune_tool.deploy.verify import Logits, predict
 from prune_tool.pipeline.decode import images_of
-from prune_tool.pipeline.workspace import Workspace, n_threads
+from prune_tool.pipeline.threads import n_threads
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Preprocess
 from prune_tool.task.backbone import Preprocessing
 from prune_tool.task.images import ImageSource

@@ -26,12 +26,7 @@ def describe(place: Path) -> Description:
 
 def require_exported(run: RunFolder) -> Path:
     """The file that a run ships. Raises ``RunError`` where there is none yet."""
-    if not run.model.is_file():
-        raise RunError(
-            asked=f"read the file of the run {run.path}",
-            found=f"it has no {run.model.name}",
-            remedy=f"Run `prune-tool export {run.path}` first",
-        )
+    run.require(run.model, asked=f"read the file of the run {run.path}")
     return run.model
 
 

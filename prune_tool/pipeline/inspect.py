@@ -1,7 +1,11 @@
-"""``inspect``: what cuts of a backbone could save, read off its graph alone: no images, and weights only on demand."""
+"""``inspect``: what cuts of a backbone could save, read off its graph alone: no images, and weights only on demand.
+
+There are two kinds of cut: after a tap, and inside the blocks, where hidden widths can be narrowed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +14,12 @@ from torch import fx
 
 from prune_tool import defaults
 from prune_tool.pipeline.progress import Progress, Silent
-from prune_tool.pipeline.workspace import open_subject
+from prune_tool.pipeline.subject import open_subject
 from prune_tool.redundancy.subsets import draw_permutations
 from prune_tool.surgery.analysis import analyse
 from prune_tool.surgery.cost import Cost, cost_of
+from prune_tool.surgery.groups import HiddenGroup, find_groups
+from prune_tool.surgery.narrowing import cost_of_narrowed
 from prune_tool.surgery.taps import Tap
 from prune_tool.task.backbone import load_backbone, load_structure
 
@@ -44,6 +50,22 @@ class TapCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCost:
+    """What one hidden width is worth.
+
+    Attributes:
+        name, kind, width, n_parts: see ``surgery.groups.HiddenGroup``.
+        saved: what keeping half of these neurons (rounded down), and all others, saves of the network's cost.
+    """
+
+    name: str
+    kind: str
+    width: int
+    n_parts: int
+    saved: Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
     """What there is to cut in a backbone.
 
@@ -52,12 +74,16 @@ class Inspection:
         input_size: square input in pixels.
         full: cost of the backbone as it is, without classifier.
         taps: in the order of computation; the head is last.
+        groups: hidden widths, in the order of computation.
+        saved: what halving all of these at once saves.
     """
 
     model: str
     input_size: int
     full: Cost
     taps: tuple[TapCost, ...]
+    groups: tuple[GroupCost, ...]
+    saved: Cost
 
 
 def inspect(
@@ -67,7 +93,7 @@ def inspect(
     input_size: int | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Cost every tap of a backbone, whole and cut to a random share of its neurons.
+    """Cost every tap of a backbone, whole and cut to a random share of its neurons, and every hidden width, halved.
 
     Args:
         model: as in ``Request``. Its weights are neither downloaded nor read: costs do not depend on them.
@@ -92,12 +118,38 @@ def inspect(
         for number, tap in enumerate(subject.taps):
             found.append(_cost_tap(captured, number, tap))
             advance(1)
+    with progress.stage("looking for hidden widths"):
+        groups = find_groups(captured)
+    with progress.stage("halving each", len(groups)) as advance:
+        costs = []
+        for group in groups:
+            costs.append(_cost_group(captured, group))
+            advance(1)
     return Inspection(
         model=backbone.name,
         input_size=subject.input_size,
         full=cost_of(captured),
         taps=tuple(found),
+        groups=tuple(costs),
+        saved=_saved_by_halving(captured, groups),
     )
+
+
+def _cost_group(captured: fx.GraphModule, group: HiddenGroup) -> GroupCost:
+    return GroupCost(
+        name=group.name,
+        kind=group.kind,
+        width=group.width,
+        n_parts=group.n_parts,
+        saved=_saved_by_halving(captured, [group]),
+    )
+
+
+def _saved_by_halving(captured: fx.GraphModule, groups: Sequence[HiddenGroup]) -> Cost:
+    """Against the network that computes what its outputs read, so that nothing else counts as saved."""
+    halves = {group.name: group.n_parts * (group.width // group.n_parts // 2) for group in groups}
+    before, after = cost_of_narrowed(captured, {}), cost_of_narrowed(captured, halves)
+    return Cost(macs=before.macs - after.macs, n_params=before.n_params - after.n_params)
 
 
 def _cost_tap(captured: fx.GraphModule, number: int, tap: Tap) -> TapCost:

@@ -13,7 +13,8 @@ from prune_tool.deploy.cuts import Cut, time_cuts
 from prune_tool.deploy.hardware import cpu_model
 from prune_tool.errors import CacheError
 from prune_tool.pipeline.engines.network import network_of
-from prune_tool.pipeline.workspace import Subject, Workspace
+from prune_tool.pipeline.subject import Subject
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Reading, TimedReadings
 from prune_tool.store.atomic import as_json_text, read_json
 from prune_tool.store.fingerprint import fingerprint
@@ -33,7 +34,7 @@ def time_readings(workspace: Workspace, readings: Sequence[Reading]) -> TimedRea
     target = workspace.request.target
     native = workspace.native
     full = Cut(graph=graph_of(workspace, native), outputs=(HEAD,))
-    cuts = [Cut(graph=graph_of(workspace, workspace.subject(r.input_size)), outputs=r.taps) for r in readings]
+    cuts = [Cut(graph=graph_of(workspace, workspace.subject(r.trunk)), outputs=r.taps) for r in readings]
     kept = workspace.cache.latencies(_key(workspace, readings))
     found = read_json(kept.path) if kept.is_whole() else _measured(workspace, kept, full, cuts)
     return TimedReadings(
@@ -66,7 +67,7 @@ def graph_of(workspace: Workspace, subject: Subject) -> Path:
 
 def _key(workspace: Workspace, readings: Sequence[Reading]) -> str:
     """Changes with the machine, the runtime, the target and the networks."""
-    prints = [workspace.subject(reading.input_size).fingerprint for reading in readings]
+    prints = [workspace.subject(reading.trunk).fingerprint for reading in readings]
     names = [str(reading.taps) for reading in readings]
     target = repr(sorted(asdict(workspace.request.target).items()))
     return fingerprint("latency-1", cpu_model(), ort.__version__, target, workspace.native.fingerprint, prints, names)

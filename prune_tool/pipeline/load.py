@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prune_tool.errors import RunError
 from prune_tool.store.layout import open_run
 
 
@@ -20,10 +19,5 @@ def load(run: str | Path) -> nn.Module:
         RunError: no such run, or it has not been exported.
     """
     folder = open_run(Path(run))
-    if not folder.program.is_file():
-        raise RunError(
-            asked=f"load the network of {folder.path}",
-            found=f"it has no {folder.program.name}",
-            remedy="Run `prune-tool export` first",
-        )
+    folder.require(folder.program, asked=f"load the network of {folder.path}")
     return torch.export.load(folder.program).module()

@@ -13,7 +13,7 @@ import torch
 from prune_tool.deploy.hardware import cpu_model
 from prune_tool.deploy.session import available_providers
 from prune_tool.pipeline.runs import versions
-from prune_tool.pipeline.workspace import n_threads
+from prune_tool.pipeline.threads import n_threads
 from prune_tool.store.root import cache_root
 
 

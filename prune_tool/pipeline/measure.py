@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from prune_tool import defaults
 from prune_tool.pipeline.features import FitData
-from prune_tool.pipeline.workspace import Subject
+from prune_tool.pipeline.subject import Subject
 from prune_tool.records import MeasuredReading, Reading, Request
 from prune_tool.redundancy.measures import diffuse_redundancy
 from prune_tool.redundancy.moments import Moments, MomentsAccumulator
@@ -27,7 +27,7 @@ def readings_of(subject: Subject) -> Iterator[Reading]:
     """Every tap by itself, and the pool of the last taps up to every cut that has a tap before it."""
     taps = subject.taps
     for i, tap in enumerate(taps):
-        yield Reading(input_size=subject.input_size, kind="layer", taps=(tap.name,), n_per_tap=(tap.width,))
+        yield Reading(trunk=subject.trunk, kind="layer", taps=(tap.name,), n_per_tap=(tap.width,))
         if i > 0:
             yield _pool(subject, i)
 
@@ -36,7 +36,7 @@ def _pool(subject: Subject, cut: int) -> Reading:
     last = subject.taps[max(0, cut + 1 - defaults.POOL_DEPTH) : cut + 1]
     offered = draw_pool({tap.name: tap.width for tap in last}, defaults.MAX_POOL, defaults.SEED)
     return Reading(
-        input_size=subject.input_size,
+        trunk=subject.trunk,
         kind="pool",
         taps=tuple(offered),
         n_per_tap=tuple(len(neurons) for neurons in offered.values()),
@@ -78,16 +78,16 @@ def moments_of(reading: Reading, subject: Subject, data: FitData) -> tuple[Momen
     """Moments of a reading's training features, and its validation features (n_val, width)."""
     offered = offered_neurons(reading, subject)
     accumulator = MomentsAccumulator(reading.width, data.n_classes)
-    for rows, features in data.features.blocks(reading.input_size, offered, data.train):
+    for rows, features in data.features.blocks(reading.trunk, offered, data.train):
         accumulator.update(features, data.labels[rows])
-    return accumulator.freeze(), data.features.columns(reading.input_size, offered, data.val)
+    return accumulator.freeze(), data.features.columns(reading.trunk, offered, data.val)
 
 
 def measure(subject: Subject, reading: Reading, data: FitData, request: Request) -> MeasuredReading:
     """Sweep the subsets of one reading.
 
     Args:
-        subject: the backbone at the reading's input size.
+        subject: the reading's trunk.
         reading: what to sweep.
         data: training and validation neurons.
         request: says how subsets are picked, how many draws, from which seed, on which device.

@@ -9,7 +9,7 @@ from typing import Any
 from prune_tool.deploy.bench import BenchResult
 from prune_tool.frontier.screen import front
 from prune_tool.pipeline.bench import KEPT
-from prune_tool.pipeline.export import Exported
+from prune_tool.pipeline.exported import Exported
 from prune_tool.pipeline.predictions import Predictions
 from prune_tool.pipeline.runs import RunRecord, read_analysis, read_candidates, read_record, read_typed
 from prune_tool.records import Analysis, Candidate

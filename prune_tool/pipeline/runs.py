@@ -16,13 +16,13 @@ from prune_tool import defaults
 from prune_tool.deploy.hardware import cpu_model
 from prune_tool.errors import RunError
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Analysis, Candidate, Request
+from prune_tool.records import Analysis, Candidate, Request, Trunk
 from prune_tool.store.atomic import read_json, write_json
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.store.layout import RunFolder
 from prune_tool.task.preprocessing import Preprocessing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 """Distributions that bring ONNX Runtime; a machine has one of them."""
 
@@ -36,6 +36,7 @@ class RunRecord:
         preprocessing: of its own input size, with the changes that were asked for.
         data: name of the images; ``data_fingerprint`` covers classes, labels and contents.
         splits: how they came about; ``splits_fingerprint`` covers the indices.
+        trunks: every one that was tried, the backbone as it came first.
         n_bad_images: images left out because they cannot be decoded.
     """
 
@@ -55,7 +56,7 @@ class RunRecord:
     n_test: int
     n_duplicates_dropped: int
     n_bad_images: int
-    input_sizes: tuple[int, ...]
+    trunks: tuple[Trunk, ...]
     versions: dict[str, str]
 
     @property
@@ -89,7 +90,7 @@ def describe_run(workspace: Workspace) -> RunRecord:
         n_test=len(splits.test),
         n_duplicates_dropped=splits.n_duplicates_dropped,
         n_bad_images=len(workspace.bad_images),
-        input_sizes=tuple(subject.input_size for subject in workspace.subjects),
+        trunks=tuple(subject.trunk for subject in workspace.subjects),
         versions=versions(),
     )
 

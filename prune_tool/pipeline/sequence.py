@@ -7,7 +7,7 @@ tested: they are all built before the first test image is read, and few enough t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,18 +51,48 @@ class Outcome:
         return not self.tested[0][1].passed
 
 
+class NeuronsOnTest:
+    """The test images' neurons, extracted once for all candidates of an export.
+
+    Args:
+        workspace: of the run.
+        analysis: of the run.
+        data: training and validation features, which probes are fitted on.
+        candidates: whose neurons will be asked for.
+    """
+
+    def __init__(
+        self, workspace: Workspace, analysis: Analysis, data: FitData, candidates: Sequence[Candidate]
+    ) -> None:
+        self._workspace, self._data = workspace, data
+        self._readings = {c: analysis.measured[c.reading].reading for c in candidates}
+        trunks = {reading.trunk for reading in self._readings.values()}
+        subjects = [subject for subject in workspace.subjects if subject.trunk in trunks]
+        self._features = Features(workspace, subjects, workspace.splits.test)
+        self._predicted: dict[Candidate, Indices] = {}
+
+    def predict(self, candidate: Candidate) -> Indices:
+        """Classes (n_test,) by a candidate's probe."""
+        if candidate not in self._predicted:
+            reading = self._readings[candidate]
+            subset = subset_of(self._workspace, self._data, reading, candidate.n_neurons)
+            probe = fit_probe(self._data, reading.trunk, subset, (candidate.strength,))
+            rows = np.arange(len(self._workspace.splits.test))
+            blocks = self._features.blocks(reading.trunk, subset, rows)
+            self._predicted[candidate] = np.concatenate([probe.predict(neurons) for _, neurons in blocks])
+        return self._predicted[candidate]
+
+
 def by_neurons(
     workspace: Workspace,
-    analysis: Analysis,
-    data: FitData,
+    neurons: NeuronsOnTest,
     order: Sequence[Candidate],
     *,
     test: Test,
     make: Callable[[Candidate], Shippable],
 ) -> Outcome:
     """Test candidates by their neurons and build the one that ships."""
-    predictions = _on_neurons(workspace, analysis, data, order)
-    sequence = fixed_sequence(partial(_after, test, predict) for predict in predictions)
+    sequence = fixed_sequence(partial(_after, test, partial(neurons.predict, candidate)) for candidate in order)
     shipped = make(order[sequence.n_passed - 1])
     return Outcome(
         tested=tuple(zip(order, sequence.tests, strict=False)),
@@ -117,7 +147,7 @@ def thin(order: Sequence[Candidate]) -> list[Candidate]:
 
 def test_logits(workspace: Workspace, file: Shippable) -> Logits:
     """(n_test, classes) of a file, run through ONNX Runtime by itself on the test images."""
-    preprocessing = workspace.subject(file.built.reading.input_size).backbone.preprocessing
+    preprocessing = workspace.subject(file.built.reading.trunk).backbone.preprocessing
     return logits_of(
         workspace,
         workspace.splits.test,
@@ -130,25 +160,3 @@ def test_logits(workspace: Workspace, file: Shippable) -> Logits:
 
 def _after(test: Test, predict: Callable[[], Indices]) -> DropTest:
     return test(predict())
-
-
-def _on_neurons(
-    workspace: Workspace, analysis: Analysis, data: FitData, order: Sequence[Candidate]
-) -> Iterator[Callable[[], Indices]]:
-    """For each candidate, a function that predicts the classes (n,) of the test images.
-
-    One pass over the test images serves all of them: the candidates' neurons are columns of the same taps.
-    """
-    sizes = {analysis.measured[candidate.reading].reading.input_size for candidate in order}
-    subjects = [subject for subject in workspace.subjects if subject.input_size in sizes]
-    features = Features(workspace, subjects, workspace.splits.test)
-    rows = np.arange(len(workspace.splits.test))
-
-    def predict(candidate: Candidate) -> Indices:
-        reading = analysis.measured[candidate.reading].reading
-        subset = subset_of(workspace, data, reading, candidate.n_neurons)
-        probe = fit_probe(data, reading.input_size, subset, (candidate.strength,))
-        blocks = features.blocks(reading.input_size, subset, rows)
-        return np.concatenate([probe.predict(neurons) for _, neurons in blocks])
-
-    return (partial(predict, candidate) for candidate in order)

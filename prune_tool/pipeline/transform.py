@@ -28,7 +28,8 @@ from prune_tool.deploy.verify import (
 )
 from prune_tool.errors import BudgetError, VerificationError
 from prune_tool.pipeline.feeding import feed, logits_of, same_size_images
-from prune_tool.pipeline.workspace import Workspace, n_threads
+from prune_tool.pipeline.threads import n_threads
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Form, Precision, Preprocess, Score
 from prune_tool.redundancy.held_out import score_of
 from prune_tool.task.backbone import Preprocessing, pixel_transform

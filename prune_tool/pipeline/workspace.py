@@ -1,4 +1,4 @@
-"""What every stage of a run works on: the images with their splits, and the backbone at each input size.
+"""What every stage of a run works on: the images with their splits, and the backbone as each of its trunks.
 
 A workspace opens each of them once, when it is first asked for. ``analyze``, ``export`` and ``bench`` of the same
 request share one, so that ``compress`` loads and captures nothing twice.
@@ -6,111 +6,31 @@ request share one, so that ``compress`` loads and captures nothing twice.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
 
 from prune_tool import defaults
 from prune_tool.errors import ModelError, ProviderError, UsageError
+from prune_tool.pipeline.narrow import Plan
+from prune_tool.pipeline.narrowed import Calibration, narrowed
 from prune_tool.pipeline.progress import Progress, Silent
-from prune_tool.records import Request
+from prune_tool.pipeline.subject import Subject, open_subject
+from prune_tool.pipeline.threads import n_threads
+from prune_tool.records import Request, Trunk
 from prune_tool.store.features import FeatureCache
-from prune_tool.store.fingerprint import fingerprint
-from prune_tool.store.root import About, cache_root
-from prune_tool.surgery.capture import capture
-from prune_tool.surgery.taps import HEAD, Tap, TappedBackbone, find_taps
-from prune_tool.task.backbone import Backbone, Pooling, load_backbone
+from prune_tool.store.root import cache_root
+from prune_tool.task.backbone import Backbone, load_backbone
 from prune_tool.task.images import ImageSource, open_images
 from prune_tool.task.scan import find_bad, require_readable
-from prune_tool.task.splits import Splits, split_images
+from prune_tool.task.splits import Splits, split_images, stratified
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
-    """The backbone at one input size, captured with all its taps.
-
-    Attributes:
-        backbone: with the preprocessing of this input size.
-        taps: in the order of the captured graph's outputs; the head is last.
-    """
-
-    backbone: Backbone
-    taps: tuple[Tap, ...]
-
-    @property
-    def input_size(self) -> int:
-        """Square input in pixels."""
-        return self.backbone.preprocessing.input_size
-
-    @cached_property
-    def example(self) -> Tensor:
-        """(2, 3, h, w) float32 images in [0, 1]."""
-        return _noise(self.input_size)
-
-    @cached_property
-    def captured(self) -> fx.GraphModule:
-        """Images (b, 3, h, w) float32 in [0, 1] -> one (b, width) tensor a tap."""
-        names = [tap.name for tap in self.taps if tap.name != HEAD]
-        preprocessing = self.backbone.preprocessing
-        pool = pooler(self.backbone.pooling)
-        tapped = TappedBackbone(self.backbone.module, names, pool, preprocessing.mean, preprocessing.std)
-        try:
-            return capture(tapped.eval(), self.example)
-        except Exception as error:  # torch.export raises whatever the model's code met
-            raise ModelError(
-                asked=f"capture {self.backbone.source} at {self.input_size} px as a graph",
-                found=f"torch.export could not: {str(error).strip().splitlines()[0]}",
-                remedy="docs/support.md names families that work; please report this one",
-            ) from error
-
-    @cached_property
-    def trunk_fingerprint(self) -> str:
-        """Changes when the neurons of a tap would: weights and preprocessing, but not which taps there are."""
-        return fingerprint("features-2", self.backbone.fingerprint, repr(self.backbone.preprocessing))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Changes when the captured graph would: weights, preprocessing, taps."""
-        return fingerprint(self.trunk_fingerprint, repr([tap.name for tap in self.taps]))
-
-    @property
-    def about(self) -> About:
-        """What to call it in the cache."""
-        names = tuple(tap.name for tap in self.taps)
-        return About(model=self.backbone.name, input_sizes=(self.input_size,), taps=names)
-
-
-def open_subject(backbone: Backbone, taps: Sequence[str] | None = None) -> Subject:
-    """A backbone with the taps named, by default every block's."""
-    example = _noise(backbone.preprocessing.input_size)
-    return Subject(backbone=backbone, taps=find_taps(backbone.module, pooler(backbone.pooling), example, taps))
-
-
-def _noise(input_size: int) -> Tensor:
-    """Two images of seeded noise, so that no two neurons agree by accident."""
-    return torch.rand(2, 3, input_size, input_size, generator=torch.Generator().manual_seed(0))
-
-
-def pooler(pooling: Pooling) -> Callable[[Tensor], Tensor]:
-    """From a block's output to its neurons as the backbone itself pools: class token, mean over tokens or space."""
-
-    def pool(output: Tensor) -> Tensor:
-        if output.ndim == 4:
-            return output.mean((1, 2)) if pooling.channels_last else output.mean((2, 3))
-        if output.ndim == 3:
-            return output[:, 0] if pooling.tokens == "token" else output[:, pooling.n_prefix_tokens :].mean(1)
-        return output
-
-    return pool
 
 
 class Workspace:
@@ -172,7 +92,11 @@ class Workspace:
 
     @cached_property
     def subjects(self) -> tuple[Subject, ...]:
-        """The backbone at every input size tried, its own first, then from large to small."""
+        """Every trunk tried: at each input size, its own first, then from large to small; then narrowed ones."""
+        whole = self._at_every_size()
+        return (*whole, *(narrow for subject in whole for narrow in self._narrowed(subject)))
+
+    def _at_every_size(self) -> tuple[Subject, ...]:
         own = self.native.input_size
         asked = self.request.input_sizes
         sizes = _sizes_worth_trying(own) if asked is None else sorted({*asked} - {own}, reverse=True)
@@ -186,9 +110,18 @@ class Workspace:
                 self.progress.note(f"not trying {size} px: {error.found}")
         return tuple(found)
 
-    def subject(self, input_size: int) -> Subject:
-        """The backbone at one of the input sizes."""
-        return next(subject for subject in self.subjects if subject.input_size == input_size)
+    def _narrowed(self, subject: Subject) -> tuple[Subject, ...]:
+        request = self.request
+        if not request.narrow:
+            return ()
+        rows = stratified(self.splits.train, self.source.labels, request.n_calibration, request.seed)
+        plans = [Plan(share=share, round_to=request.round_to) for share in request.narrow]
+        calibration = Calibration(source=self.source, rows=rows, seed=request.seed)
+        return narrowed(subject, plans, calibration, lambda: self.cache, self.progress)
+
+    def subject(self, trunk: Trunk) -> Subject:
+        """One of the trunks."""
+        return next(subject for subject in self.subjects if subject.trunk == trunk)
 
     def _subject(self, input_size: int | None) -> Subject:
         request = self.request
@@ -233,25 +166,3 @@ def _sizes_worth_trying(own: int) -> Sequence[int]:
     step = defaults.INPUT_SIZE_STEP
     sizes = {step * round(share * own / step) for share in defaults.INPUT_SIZE_SHARES}
     return sorted((size for size in sizes if step <= size < own), reverse=True)
-
-
-def n_threads() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Probed(nn.Module):
-    """A trunk with its linear probe: images (b, 3, h, w) in [0, 1] -> logits (b, classes)."""
-
-    def __init__(self, trunk: nn.Module, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.probe = nn.Linear(weight.shape[1], weight.shape[0])
-        with torch.no_grad():
-            self.probe.weight.copy_(weight)
-            self.probe.bias.copy_(bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        logits: Tensor = self.probe(self.trunk(images))
-        return logits

@@ -8,6 +8,7 @@ from prune_tool.records.asked import (
     CROP_MODES,
     INTERPOLATIONS,
     SPLITS,
+    Allocation,
     Budget,
     Cost,
     Engine,
@@ -28,9 +29,12 @@ from prune_tool.records.found import (
     Comparison,
     Full,
     MeasuredReading,
+    NarrowedWidth,
+    Narrowing,
     Reading,
     Search,
     TimedReadings,
+    Trunk,
 )
 from prune_tool.records.score import Score
 
@@ -39,6 +43,7 @@ __all__ = [
     "CROP_MODES",
     "INTERPOLATIONS",
     "SPLITS",
+    "Allocation",
     "Analysis",
     "Budget",
     "Candidate",
@@ -50,6 +55,8 @@ __all__ = [
     "Limit",
     "MeasuredReading",
     "Metric",
+    "NarrowedWidth",
+    "Narrowing",
     "Precision",
     "Preprocess",
     "PreprocessingChange",
@@ -61,4 +68,5 @@ __all__ = [
     "Strategy",
     "Target",
     "TimedReadings",
+    "Trunk",
 ]

@@ -10,6 +10,7 @@ from prune_tool.errors import UsageError
 from prune_tool.records.score import Score
 
 Strategy = Literal["random", "pivoted"]
+Allocation = Literal["allocated", "uniform"]
 Metric = Literal["accuracy", "balanced-accuracy"]
 Cost = Literal["latency", "macs", "params", "neurons"]
 COSTS: tuple[Cost, ...] = ("latency", "macs", "params", "neurons")
@@ -47,9 +48,20 @@ class Budget:
             raise UsageError(
                 asked=f"--budget {text}",
                 found="not an accuracy loss from 0 to below 1 (or 0pp to below 100pp)",
-                remedy="Try --budget 0.05 (5 % of the full backbone's accuracy) or --budget 5pp (five points)",
+                remedy="Try --budget 0.05 (5 % of the full backbone's accuracy) or --budget 5pp (five points); several"
+                " with commas",
             )
         return Budget(kind=kind, loss=loss)
+
+    @staticmethod
+    def parse_all(text: str) -> tuple[Budget, ...]:
+        """Read budgets with commas between: ``0.01,0.02,5pp``. Each stands there once, in the order given."""
+        return tuple(dict.fromkeys(Budget.parse(part.strip()) for part in text.split(",")))
+
+    @property
+    def spelled(self) -> str:
+        """As ``parse`` reads it: ``0.05`` or ``5pp``. Names the folder of its file where there are several."""
+        return f"{self.loss:.12g}" if self.kind == "relative" else f"{100 * self.loss:.12g}pp"
 
     def floor(self, full: Score) -> float:
         """The least accuracy (0 to 1) that meets this budget when the full backbone scores ``full``."""
@@ -197,6 +209,9 @@ class Request:
         data: path or scheme of the labelled images; ``None`` for the embedded default.
         checkpoint: file of weights for ``model``.
         input_sizes: square input sizes in pixels to try besides the backbone's own; ``None`` lets the tool choose.
+        narrow: shares of the backbone's multiply-accumulates that narrowing its hidden widths leaves, each tried at
+            every input size beside all widths.
+        n_calibration: training images whose statistics narrowing rests on.
         taps: module paths to tap instead of every block.
         seed: of splits and draws.
         n_draws: random subsets per size.
@@ -220,6 +235,8 @@ class Request:
     data: str | None = None
     checkpoint: str | None = None
     input_sizes: tuple[int, ...] | None = None
+    narrow: tuple[float, ...] = ()
+    n_calibration: int = defaults.N_NARROWING
     taps: tuple[str, ...] | None = None
     seed: int = defaults.SEED
     n_draws: int = defaults.N_DRAWS

@@ -10,17 +10,33 @@ from prune_tool.records.score import Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """Neurons that a probe may read at one input size: one tap's, or a seeded pool over the last taps up to a cut.
+class Trunk:
+    """A form of the backbone that neurons are read from.
 
     Attributes:
         input_size: square input in pixels.
+        narrow: share of its multiply-accumulates that is left once its hidden widths are narrowed; None for all widths.
+    """
+
+    input_size: int
+    narrow: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.input_size} px" + ("" if self.narrow is None else f" narrowed to {100 * self.narrow:g} %")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Neurons of one trunk that a probe may read: one tap's, or a seeded pool over the last taps up to a cut.
+
+    Attributes:
+        trunk: what computes them.
         kind: ``layer`` (all neurons of one tap) or ``pool``.
         taps: names in the order of computation; the network ends at the last one.
         n_per_tap: neurons offered by each tap.
     """
 
-    input_size: int
+    trunk: Trunk
     kind: Literal["layer", "pool"]
     taps: tuple[str, ...]
     n_per_tap: tuple[int, ...]
@@ -37,7 +53,7 @@ class Reading:
 
     def __str__(self) -> str:
         where = self.cut if self.kind == "layer" else f"{self.taps[0]} to {self.cut} pooled"
-        return f"{where} at {self.input_size} px"
+        return f"{where} at {self.trunk}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +119,45 @@ class Comparison:
     accuracy: tuple[float, ...]
     spread: tuple[float, ...]
     cka: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NarrowedWidth:
+    """One hidden width of a narrowed network.
+
+    Attributes:
+        name: of the group of neurons.
+        kind: of width (expansion, attention values and so on).
+        width: neurons before.
+        kept: ascending indices of those kept.
+        error: expected squared error of the layer that reads them, behind everything narrowed before, as a share of the
+            variance of its output; channels count as far as they matter to the network's outputs.
+        effect: the same in the network's outputs, to first order, as a share of their variance.
+    """
+
+    name: str
+    kind: str
+    width: int
+    kept: tuple[int, ...]
+    error: float
+    effect: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Narrowing:
+    """What narrowing a network kept.
+
+    Attributes:
+        widths: every hidden width, in the order of computation.
+        n_images: calibration images.
+        macs: multiply-accumulates per image that are left.
+        full_macs: before.
+    """
+
+    widths: tuple[NarrowedWidth, ...]
+    n_images: int
+    macs: int
+    full_macs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

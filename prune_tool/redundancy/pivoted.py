@@ -48,14 +48,32 @@ def pivoted_order(moments: Moments, n_picks: int, ridge: float) -> Int64:
             found=f"a layer of {moments.width:,} neurons",
             remedy=f"Ask for 1 to {moments.width} picks and a ridge above 0",
         )
-    left = np.arange(moments.width, dtype=np.int64)
-    D = moments.gram + ridge * moments.n_images * np.eye(moments.width)
-    R = moments.cross
-    # D_jj is never below ridge n but by rounding, which is no reason to pick a copy.
-    floor = max(ridge, moments.width * np.finfo(np.float64).eps) * moments.n_images
+    gram = moments.gram + ridge * moments.n_images * np.eye(moments.width)
+    return greedy_order(gram, moments.cross, n_picks, floor=ridge * moments.n_images)
+
+
+def greedy_order(gram: Float64, cross: Float64, n_picks: int, floor: float, n_parts: int = 1) -> Int64:
+    """The first ``n_picks`` columns of forward selection for least squares on any targets, read off second moments.
+
+    Args:
+        gram: ``(d, d)``, ``X'X`` with what regularises it on its diagonal already.
+        cross: ``(d, t)``, ``X'Y`` with targets ``Y``; its scale does not matter.
+        n_picks: how many columns.
+        floor: what no pivot can be below but by rounding, which is no reason to pick a copy: the least that was added
+            to the diagonal.
+        n_parts: equal runs of the columns that take turns: one has never more than one pick more than another.
+
+    Returns:
+        ``(n_picks,)`` int64, distinct columns in the order picked, the lowest among equals.
+    """
+    left = np.arange(len(gram), dtype=np.int64)
+    part = left * n_parts // len(gram)
+    n_taken = np.zeros(n_parts, np.int64)
+    floor = max(floor, len(gram) * np.finfo(np.float64).eps * gram.diagonal().max(initial=0.0))
+    D, R = gram, cross
     order: list[Int64] = []
     while (n_missing := n_picks - sum(map(len, order))) > 0:
-        picks, L, Z = _panel(D, R, min(_PANEL, n_missing), floor)
+        picks, L, Z = _panel(D, R, min(_PANEL, n_missing), floor, part[left], n_taken)
         order.append(left[picks])
         stay = np.delete(np.arange(len(left)), picks)
         D = D[np.ix_(stay, stay)] - L[:, stay].T @ L[:, stay]
@@ -64,19 +82,24 @@ def pivoted_order(moments: Moments, n_picks: int, ridge: float) -> Int64:
     return np.concatenate(order)
 
 
-def _panel(D: Float64, R: Float64, n_picks: int, floor: float) -> tuple[Int64, Float64, Float64]:
-    """The next pivots of ``D (a, a)`` and ``R (a, c)``, with their rows ``L (n_picks, a)`` and ``Z (n_picks, c)``.
+def _panel(
+    D: Float64, R: Float64, n_picks: int, floor: float, part: Int64, n_taken: Int64
+) -> tuple[Int64, Float64, Float64]:
+    """The next pivots of ``D (a, a)`` and ``R (a, t)``, with their rows ``L (n_picks, a)`` and ``Z (n_picks, t)``.
 
-    ``D - L'L`` and ``R - L'Z`` are what they leave.
+    ``D - L'L`` and ``R - L'Z`` are what they leave. ``part (a,)`` says whose turn a column waits for; the picks of each
+    part are counted in ``n_taken``.
     """
     picks: list[int] = []
     L, Z = np.empty((n_picks, len(D))), np.empty((n_picks, R.shape[1]))
     diagonal, R = D.diagonal().copy(), R.copy()
     for t in range(n_picks):
         gain = np.square(R).sum(axis=1) / np.maximum(diagonal, floor)
+        gain[(n_taken > n_taken.min())[part]] = -1.0
         gain[picks] = -1.0
         j = int(gain.argmax())
         picks.append(j)
+        n_taken[part[j]] += 1
         root = np.sqrt(max(diagonal[j], floor))
         L[t] = (D[j] - L[:t, j] @ L[:t]) / root
         Z[t] = R[j] / root

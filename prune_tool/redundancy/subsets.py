@@ -14,13 +14,30 @@ import numpy as np
 from prune_tool.errors import UsageError
 from prune_tool.redundancy.checks import Int64
 
-_DRAWS, _POOLS = 0, 1  # first word of the child seed: draws and pools of one seed never share random words
+_DRAWS, _POOLS, _INTERLEAVED = 0, 1, 3  # first word of the child seed: kinds of draws share no random words
 
 
 def draw_permutations(width: int, n_draws: int, seed: int) -> Int64:
     """Uniform permutations of ``0..width - 1``, ``(n_draws, width)`` int64: a row's prefixes are nested subsets."""
     draws = [_permutation(width, seed, (_DRAWS, draw)) for draw in range(n_draws)]
     return np.array(draws, np.int64).reshape(n_draws, width)
+
+
+def draw_interleaved(width: int, n_parts: int, seed: int, place: int) -> Int64:
+    """A uniform permutation within each of ``n_parts`` equal runs of ``0..width - 1``; the runs take turns.
+
+    Args:
+        width: a multiple of ``n_parts``.
+        n_parts: runs.
+        seed: of the draw.
+        place: which of the draws of this seed: they are independent.
+
+    Returns:
+        ``(width,)`` int64. A prefix of ``n_parts * k`` has ``k`` of each run.
+    """
+    per_part = width // n_parts
+    draws = [_permutation(per_part, seed, (_INTERLEAVED, place, part)) for part in range(n_parts)]
+    return (np.array(draws, np.int64) + per_part * np.arange(n_parts)[:, None]).T.ravel()
 
 
 def draw_pool(widths: Mapping[str, int], max_pool: int, seed: int) -> dict[str, Int64]:
@@ -67,7 +84,7 @@ def size_grid(width: int, n_sizes: int) -> Int64:
     return np.array(sizes, np.int64)
 
 
-def _permutation(width: int, seed: int, child: tuple[int, int]) -> Int64:
+def _permutation(width: int, seed: int, child: tuple[int, ...]) -> Int64:
     words = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=child)).random_raw(width)
     return np.argsort(words, kind="stable")
 

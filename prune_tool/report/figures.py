@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prune_tool.pipeline.results import Results
-from prune_tool.records import Analysis, Candidate, Comparison, MeasuredReading, Request
+from prune_tool.records import Analysis, Candidate, Comparison, MeasuredReading, Request, Trunk
 from prune_tool.report.chart import Axis, Band, Chart, Line, Mark, Points, Rule, Tone, Unit, around, quantity
 
 
@@ -150,10 +150,10 @@ class Panel:
     chart: Chart
 
 
-def panels(results: Results, input_size: int) -> tuple[Panel, ...]:
-    """One for each cut at an input size, in the order of computation, all on the same axes."""
+def panels(results: Results, trunk: Trunk) -> tuple[Panel, ...]:
+    """One for each cut of a trunk, in the order of computation, all on the same axes."""
     analysis, metric = results.analysis, metric_name(results.record.request)
-    found = [m for m in analysis.measured if m.reading.input_size == input_size]
+    found = [m for m in analysis.measured if m.reading.trunk == trunk]
     y = around([a for m in analysis.measured for a in m.accuracy], title=metric, unit="share", margin=0.04)
     low = min(m.sizes[0] / m.reading.width for m in found)
     x = Axis(title="share of neurons kept (log scale)", low=low, high=1.0, unit="share", log=True)

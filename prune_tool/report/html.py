@@ -112,9 +112,9 @@ def render(results: Results, samples: tuple[Sample, ...] = (), trouble: str | No
             metric=metric_name(results.record.request),
             commands=commands(results),
             bench_again=bench_command(results.run, results.bench) if results.bench else None,
-            export=shlex.join(["prune-tool", "export", str(results.run.path)]),
+            export=shlex.join(["prune-tool", "export", str(results.run.analysed.path)]),
             classes=classes,
-            most_tabs=max(len(results.record.input_sizes), len(cost_axes(results.analysis))),
+            most_tabs=max(len(results.record.trunks), len(cost_axes(results.analysis))),
         )
     )
 
@@ -130,7 +130,6 @@ def _environment() -> Environment:
     environment.tests["unsteady"] = page.unsteady
     environment.filters |= {
         "percent": lambda share: f"{percent(share)} %",
-        "pixels": lambda size: f"{size} px",
         "number": lambda value: f"{value:,}",
         "quantity": quantity,
         "data_uri": lambda jpeg: f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}",

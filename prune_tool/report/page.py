@@ -11,10 +11,10 @@ from markupsafe import Markup
 from prune_tool.deploy.bench import Timing
 from prune_tool.pipeline.bench import FULL, KEPT
 from prune_tool.pipeline.results import Results
-from prune_tool.records import Candidate, MeasuredReading
+from prune_tool.records import Candidate, MeasuredReading, Trunk
 from prune_tool.report import figures, svg
 from prune_tool.report.chart import percent
-from prune_tool.report.reproduce import export_command, spelled_budget, tightest_budget
+from prune_tool.report.reproduce import export_command, tightest_budget
 
 MOST_SPREAD = 1.5
 """Ratio of the ends of a speed-up's interval from which it is called unsteady; a quiet machine stays below 1.2."""
@@ -103,7 +103,7 @@ def rows(results: Results) -> tuple[Row, ...]:
                 candidate=candidate,
                 width=reading.width,
                 shipped=candidate == shipped,
-                option=f"--budget {spelled_budget(budget)}",
+                option=f"--budget {budget.spelled}",
                 command=export_command(results, budget),
             )
         )
@@ -124,18 +124,18 @@ def frontier_figures(results: Results, table: Sequence[Row]) -> tuple[FrontierFi
     return tuple(made)
 
 
-def panel_figures(results: Results) -> tuple[tuple[int, tuple[PanelFigure, ...]], ...]:
-    """Small multiples of every input size, the backbone's own first."""
-    sizes = dict.fromkeys(m.reading.input_size for m in results.analysis.measured)
+def panel_figures(results: Results) -> tuple[tuple[Trunk, tuple[PanelFigure, ...]], ...]:
+    """Small multiples of every trunk, the backbone as it came first."""
+    trunks = dict.fromkeys(m.reading.trunk for m in results.analysis.measured)
     return tuple(
         (
-            size,
+            trunk,
             tuple(
                 PanelFigure(name=panel.cut, svg=svg.draw(panel.chart, svg.PANEL), layer=panel.layer, pool=panel.pool)
-                for panel in figures.panels(results, size)
+                for panel in figures.panels(results, trunk)
             ),
         )
-        for size in sizes
+        for trunk in trunks
     )
 
 
@@ -209,12 +209,17 @@ def _full_file(results: Results) -> str:
 
 def missing(results: Results, trouble: str | None) -> tuple[tuple[str, str], ...]:
     """What the page leaves out: what it is, and the command that makes it or the reason."""
-    run = shlex.quote(str(results.run.path))
+    run, analysed = (shlex.quote(str(each.path)) for each in (results.run, results.run.analysed))
+    if results.run.budgets and results.exported is None:
+        return tuple(
+            (f"The page of the file for the budget {each.name}", shlex.join(["prune-tool", "report", str(each.path)]))
+            for each in results.run.budgets
+        )
     if results.exported is None:
         return (("A smaller file, its test and its certificate", f"prune-tool export {run} --budget 0.05"),)
     lines = []
     if results.predictions is None:
-        lines.append(("Predictions on the test images", f"prune-tool export {run} --budget 0.05"))
+        lines.append(("Predictions on the test images", f"prune-tool export {analysed} --budget 0.05"))
     if results.bench is None:
         lines.append(("Latency of this file", f"prune-tool bench {run}"))
     if trouble is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_tool.errors import UsageError
 from prune_tool.pipeline.results import Results
+from prune_tool.records import Trunk
 from prune_tool.report.chart import Chart, Line
 from prune_tool.report.figures import comparison_charts, cost_axes, frontier_chart, panels
 from prune_tool.store.atomic import replacing
@@ -75,13 +76,17 @@ def _figures(results: Results) -> dict[str, Figure]:
     drawn = {
         f"frontier-{cost.name.lower()}": _single(frontier_chart(results, cost)) for cost in cost_axes(results.analysis)
     }
-    for size in results.record.input_sizes:
-        shown = panels(results, size)
-        drawn[f"redundancy-{size}px"] = _grid([(panel.cut, panel.chart) for panel in shown])
+    for trunk in results.record.trunks:
+        shown = panels(results, trunk)
+        drawn[f"redundancy-{_file_name(trunk)}"] = _grid([(panel.cut, panel.chart) for panel in shown])
     if results.analysis.comparisons:
         charts = comparison_charts(results.analysis.comparisons, results.record.request)
         drawn["comparisons"] = _grid([(chart.title, chart) for chart in charts])
     return drawn
+
+
+def _file_name(trunk: Trunk) -> str:
+    return f"{trunk.input_size}px" + ("" if trunk.narrow is None else f"-narrow{100 * trunk.narrow:g}")
 
 
 def _single(chart: Chart) -> Figure:

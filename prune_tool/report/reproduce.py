@@ -33,6 +33,10 @@ def _input_sizes(sizes: tuple[int, ...]) -> list[str]:
     return ["--input-size", ",".join(map(str, sizes)) or "native"]
 
 
+def _shares(shares: tuple[float, ...]) -> list[str]:
+    return ["--narrow", ",".join(f"{share:g}" for share in shares) or "off"]
+
+
 def _target(target: Target) -> list[str]:
     words = ["--target", target.provider, "--target-batch", str(target.batch_size)]
     return [*words, "--target-threads", str(target.n_threads)]
@@ -52,6 +56,8 @@ WORDS: dict[str, Words] = {
     "data": lambda value: [value],
     "checkpoint": _option("--checkpoint"),
     "input_sizes": _input_sizes,
+    "narrow": _shares,
+    "n_calibration": _option("--calibration"),
     "taps": lambda value: ["--modules", ",".join(value)],
     "seed": _option("--seed"),
     "n_draws": _option("--draws"),
@@ -89,10 +95,12 @@ def analyze_command(request: Request, run: RunFolder) -> str:
 def commands(results: Results) -> tuple[str, ...]:
     """Everything that was done to a run, in order."""
     run, exported, bench = str(results.run.path), results.exported, results.bench
-    done = [analyze_command(results.record.request, results.run)]
+    analysed = results.run.analysed
+    done = [analyze_command(results.record.request, analysed)]
     if exported is not None:
         test = exported.certificate.test
-        words = ["prune-tool", "export", run, "--budget", spelled_budget(test.budget)]
+        together = ",".join(each.name for each in analysed.budgets) if results.run.is_budget else test.budget.spelled
+        words = ["prune-tool", "export", str(analysed.path), "--budget", together]
         words += [] if exported.taps in {None, "all"} else ["--taps", exported.taps]
         confidence = 1 - test.alpha
         words += [] if math.isclose(confidence, defaults.CONFIDENCE) else ["--confidence", f"{confidence:g}"]
@@ -130,14 +138,9 @@ def bench_command(run: RunFolder, bench: BenchResult) -> str:
     return shlex.join(words)
 
 
-def spelled_budget(budget: Budget) -> str:
-    """As ``--budget`` reads it."""
-    return f"{budget.loss:.12g}" if budget.kind == "relative" else f"{100 * budget.loss:.12g}pp"
-
-
 def export_command(results: Results, budget: Budget) -> str:
     """The ``export`` of a run at a budget."""
-    return shlex.join(["prune-tool", "export", str(results.run.path), "--budget", spelled_budget(budget)])
+    return shlex.join(["prune-tool", "export", str(results.run.analysed.path), "--budget", budget.spelled])
 
 
 def tightest_budget(candidate: Candidate, candidates: Sequence[Candidate], full: Score) -> Budget:

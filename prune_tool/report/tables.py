@@ -12,9 +12,9 @@ from rich.text import Text
 from prune_tool.deploy.verify import Stage
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.build import Built
-from prune_tool.pipeline.export import Exported
+from prune_tool.pipeline.exported import Exported
 from prune_tool.pipeline.runs import RunRecord
-from prune_tool.records import Analysis, Candidate, MeasuredReading, Request
+from prune_tool.records import Analysis, Candidate, MeasuredReading, Request, Trunk
 from prune_tool.redundancy.fairness import Fairness
 from prune_tool.report.chart import percent
 from prune_tool.report.terminal import FrontierPlot
@@ -68,7 +68,7 @@ def _left_out(record: RunRecord) -> str:
 def _redundancy_table(analysis: Analysis, *, nearest: bool) -> Table:
     """Layers and pools at the backbone's own input size; the others are in ``analysis.json``."""
     full, measure = analysis.full, "DR near" if nearest else "DR"
-    found = [m for m in analysis.measured if m.reading.input_size == full.input_size]
+    found = [m for m in analysis.measured if m.reading.trunk == Trunk(input_size=full.input_size)]
     pools = {m.reading.cut: m for m in found if m.reading.kind == "pool"}
     table = _table(
         f"Redundancy at {full.input_size} px: random subsets keeping {100 * analysis.delta:g} % of a layer's accuracy",

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
@@ -45,6 +46,21 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     if os.name == "posix":
         _flush(path.parent)  # the rename itself lives in the folder
+
+
+def share(source: Path, target: Path) -> None:
+    """Let ``target`` hold what ``source`` holds, taking no room where the file system can link.
+
+    Nothing in this package writes into a file that stands, so what both share stays as it is.
+
+    Raises:
+        OSError: ``source`` cannot be read, the disk is full, or the folder cannot be written.
+    """
+    with replacing(target) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, partial)
 
 
 def _flush(path: Path) -> None:

@@ -78,6 +78,10 @@ class FeatureCache:
         """The findings ``key`` of an analysis."""
         return KeptFile(self.root, self.root / "findings" / f"{key[:_KEY_DIGITS]}.json", self._on_wait)
 
+    def narrowing(self, key: str) -> KeptFile:
+        """What the layers of a narrowed trunk compute with."""
+        return KeptFile(self.root, self.root / "narrowings" / f"{key[:_KEY_DIGITS]}.safetensors", self._on_wait)
+
     def runtime(self, key: str) -> KeptFile:
         """Which runtime is faster for the graph and processor ``key``."""
         return KeptFile(self.root, self.root / "runtimes" / f"{key[:_KEY_DIGITS]}.json", self._on_wait)

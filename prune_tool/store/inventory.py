@@ -16,9 +16,10 @@ from prune_tool.store.features import ABOUT, SHARD_NAME
 from prune_tool.store.kept import seal_of
 from prune_tool.store.root import About, Lock, is_held, unwritable
 
-Kind = Literal["features", "graphs", "findings", "latencies", "runtimes"]
+Kind = Literal["features", "graphs", "findings", "latencies", "narrowings", "runtimes"]
 KEY = re.compile(r"[0-9a-f]{32}")
-KEPT_NAME = re.compile(rf"(?:{re.escape(PARTIAL_PREFIX)}[0-9a-f]+-)*([0-9a-f]{{32}})(?:\.seal)?\.(?:onnx|json)")
+ENDING = r"(?:\.seal)?\.(?:onnx|json|safetensors)"
+KEPT_NAME = re.compile(rf"(?:{re.escape(PARTIAL_PREFIX)}[0-9a-f]+-)*([0-9a-f]{{32}}){ENDING}")
 _SHOWN = 8  # digits of a key in messages: two of them never agree in a cache that a person looks at
 
 
@@ -29,8 +30,8 @@ class CacheEntry:
     Attributes:
         key: 32 hexadecimal digits.
         kind: ``features`` of one backbone at one input size on one list of images, a compiled graph (``graphs``), the
-            ``findings`` of an analysis, ``latencies`` of networks on one machine, or which of two ``runtimes`` is
-            faster there.
+            ``findings`` of an analysis, ``latencies`` of networks on one machine, weights of narrowed trunks
+            (``narrowings``), or which of two ``runtimes`` is faster there.
         about: what it is of; None where the entry does not say.
         n_bytes: its size on disk.
         last_used: time, ISO 8601 in UTC.
@@ -121,7 +122,7 @@ def _feature_entries(root: Path) -> Iterator[CacheEntry]:
 
 
 def _kept_files(root: Path) -> Iterator[CacheEntry]:
-    kinds: tuple[Kind, ...] = ("graphs", "findings", "latencies", "runtimes")
+    kinds: tuple[Kind, ...] = ("graphs", "findings", "latencies", "narrowings", "runtimes")
     for kind in kinds:
         by_key: dict[str, list[Path]] = {}
         for path in sorted((root / kind).glob("*")):

@@ -1,10 +1,13 @@
 """Where everything of a run lies. No other module spells the name of one of these files."""
 
+from __future__ import annotations
+
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from prune_tool.errors import RunError
+from prune_tool.errors import RunError, UsageError
+from prune_tool.records import Budget
 
 RUNS_ROOT = Path("runs")
 """Folder of run folders, where the user names none."""
@@ -90,6 +93,54 @@ class RunFolder:
     def model_card(self) -> Path:
         """The model card."""
         return self.path / "README.md"
+
+    @property
+    def shipped(self) -> tuple[Path, ...]:
+        """Everything that speaks of one export, which the next one replaces."""
+        return (
+            self.certificate,
+            self.model_card,
+            self.bench,
+            self.report,
+            self.predictions,
+            self.model,
+            self.program,
+            self.labels,
+            self.full,
+            self.full_int8,
+        )
+
+    def at_budget(self, spelled: str) -> RunFolder:
+        """Where the file of one of several budgets belongs: a run by itself, inside this one."""
+        return RunFolder(self.path / spelled)
+
+    @property
+    def budgets(self) -> tuple[RunFolder, ...]:
+        """The runs of several budgets, where they were exported together."""
+        return tuple(run for run in _runs(self.path) if run.is_budget)
+
+    @property
+    def is_budget(self) -> bool:
+        """Whether this is one of several budgets' runs: in a run, and named like a budget."""
+        around = RunFolder(self.path.parent)
+        try:
+            return Budget.parse(self.name).spelled == self.name and around.run.is_file()
+        except UsageError:
+            return False
+
+    @property
+    def analysed(self) -> RunFolder:
+        """The run that was analysed: the one around this, where this is one of several budgets'."""
+        return RunFolder(self.path.parent) if self.is_budget else self
+
+    def require(self, *files: Path, asked: str) -> None:
+        """Raise ``RunError`` unless ``files`` of an export are there; the message says how they come to be."""
+        for path in files:
+            if not path.is_file():
+                several = ", ".join(str(run.path) for run in self.budgets)
+                found = f"it has no {path.name}" + (" of its own but one for each budget" if several else "")
+                remedy = f"Name one of {several}" if several else f"Run `prune-tool export {self.path}` first"
+                raise RunError(asked=asked, found=found, remedy=remedy)
 
 
 def require_free(root: Path, name: str) -> None:

@@ -8,13 +8,16 @@ Fission. A product set cannot say "queries of one token, keys and values of all"
 different that computing each part by itself is less work than their union, the node is computed in several parts
 (the fused query-key-value projection of a last attention block is the case that matters). Weights whose readers
 share nothing are parted too, so that each reader holds its own rows.
+
+Cuts. A layer may be told to read only some channels of its input. It then has weights of its own, which whoever asked
+will provide: those of the captured network are not read.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,7 +68,13 @@ class _Reader:
     need: Demand
 
 
-def analyse(graph: fx.Graph, kept: Mapping[int, Indices | None], *, round_to: int = 1) -> Analysis:
+def analyse(
+    graph: fx.Graph,
+    kept: Mapping[int, Indices | None],
+    *,
+    round_to: int = 1,
+    cuts: Mapping[fx.Node, Indices] | None = None,
+) -> Analysis:
     """Walk ``graph`` backwards from the kept neurons of its outputs.
 
     Args:
@@ -73,11 +82,13 @@ def analyse(graph: fx.Graph, kept: Mapping[int, Indices | None], *, round_to: in
         kept: output number -> ascending indices kept on its last axis (``None``: all). Absent outputs are dropped.
         round_to: widths that weights produce are rounded up to a multiple of this where that reads unused rows;
             the surplus never reaches the output.
+        cuts: convolution or linear layer -> ascending channels of its input that it reads from now on. Weight and
+            bias (slots 1 and 2) of such a layer are no sources.
 
     Raises:
         ValueError: kept indices are not ascending, out of range or none at all.
     """
-    walk = _Walk(round_to)
+    walk = _Walk(round_to, cuts or {})
     values = outputs_of(graph)
     outputs = {i: _Reader({}, (), _of_last_axis(values[i], kept[i])) for i in sorted(kept)}
     for i, reader in outputs.items():
@@ -99,8 +110,9 @@ def _of_last_axis(value: fx.Node, kept: Indices | None) -> Demand:
 
 
 class _Walk:
-    def __init__(self, round_to: int) -> None:
+    def __init__(self, round_to: int, cuts: Mapping[fx.Node, Indices]) -> None:
         self.round_to = round_to
+        self.cuts = cuts
         self.readers: dict[fx.Node, list[_Reader]] = {}
         self.parts: list[Part] = []
         self.barriers: set[str] = set()
@@ -121,11 +133,7 @@ class _Walk:
                 self.barriers.add(_name(node))
 
     def plan(self, node: fx.Node, out: Demand) -> Plan:
-        if node.op != "call_function":  # weights are cut to what is read of them, images come as they are
-            whole = Demand.everything(len(shape_of(node)))
-            return Plan(carries=whole if node.op == "placeholder" else out, needs={}, args=(), target=None)
-        rule: Rule = RULES.get(node.target, barrier) if is_tensor(node) else barrier
-        return rule(Site(node, out, self.round_to))
+        return plan_of(node, out, self.cuts, round_to=self.round_to)
 
     def parted(self, node: fx.Node, readers: list[_Reader]) -> list[list[_Reader]]:
         """Readers grouped by need, where computing each group's part by itself is less work than their union."""
@@ -137,6 +145,29 @@ class _Walk:
         apart = sum(self.plan(node, group[0].need).carries.volume(shape) for group in groups)
         is_less = apart <= together if node.op == "get_attr" else apart < together
         return groups if is_less else [readers]
+
+
+def plan_of(node: fx.Node, out: Demand, cuts: Mapping[fx.Node, Indices], *, round_to: int = 1) -> Plan:
+    """What ``node`` needs of its inputs where ``out`` is demanded of it; ``cuts``, ``round_to``: see ``analyse``."""
+    if node.op != "call_function":  # weights are cut to what is read of them, images come as they are
+        whole = Demand.everything(len(shape_of(node)))
+        return Plan(carries=whole if node.op == "placeholder" else out, needs={}, args=(), target=None)
+    rule: Rule = RULES.get(node.target, barrier) if is_tensor(node) else barrier
+    plan = rule(Site(node, out, round_to))
+    return _reading_only(plan, node, cuts[node]) if node in cuts else plan
+
+
+def channel_axis(layer: fx.Node) -> int:
+    """The axis of its input that a linear layer (the last) or a convolution (the second) contracts."""
+    return len(shape_of(layer)) - 1 if layer.target is torch.ops.aten.linear.default else 1
+
+
+def _reading_only(plan: Plan, layer: fx.Node, channels: Indices) -> Plan:
+    axis, source = channel_axis(layer), layer.all_input_nodes[0]
+    need = plan.needs[0,]
+    before = need.axes[axis]
+    read = tidy(channels if before is None else np.intersect1d(channels, before), shape_of(source)[axis])
+    return replace(plan, needs={(0,): need.replace(axis, read)}, args=(plan.args[0], None, None, *plan.args[3:]))
 
 
 def _by_need(readers: list[_Reader]) -> list[list[_Reader]]:

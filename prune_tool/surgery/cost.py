@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn, ops
 
-from prune_tool.surgery.analysis import analyse
+from prune_tool.surgery.analysis import analyse, channel_axis
 from prune_tool.surgery.demand import Demand, Indices
 from prune_tool.surgery.site import shape_of
 
@@ -34,7 +34,13 @@ class Cost:
     n_params: int
 
 
-def cost_of(captured: fx.GraphModule, kept: Mapping[int, Indices | None] | None = None, *, round_to: int = 1) -> Cost:
+def cost_of(
+    captured: fx.GraphModule,
+    kept: Mapping[int, Indices | None] | None = None,
+    *,
+    round_to: int = 1,
+    cuts: Mapping[fx.Node, Indices] | None = None,
+) -> Cost:
     """Cost of ``captured`` as it is or, with ``kept``, of ``slice_graph(captured, kept, round_to=round_to)``.
 
     The latter is read off the plans; nothing is rewritten, so the search can ask hundreds of times.
@@ -43,19 +49,38 @@ def cost_of(captured: fx.GraphModule, kept: Mapping[int, Indices | None] | None 
         captured: from ``capture``.
         kept: output number -> ascending indices kept on its last axis (``None``: all). Absent outputs are dropped.
         round_to: see ``analyse``.
+        cuts: see ``analyse``. A layer that is cut counts with the weight and the bias that it will be given.
     """
     parameters = dict(captured.named_parameters())
     if kept is None:
         return _as_it_is(captured.graph, parameters)
-    parts = analyse(captured.graph, kept, round_to=round_to).parts
+    cuts = cuts or {}
+    parts = analyse(captured.graph, kept, round_to=round_to, cuts=cuts).parts
     return Cost(
-        macs=sum(_macs(part.node, part.plan.carries) for part in parts),
+        macs=sum(macs_of(part.node, part.plan.carries, cuts) for part in parts),
         n_params=sum(
-            part.plan.carries.volume(shape_of(part.node, batch=1))
+            params_of(part.node, part.plan.carries, cuts)
             for part in parts
-            if part.node.op == "get_attr" and part.node.target in parameters
+            if part.node in cuts or part.node.target in parameters
         ),
     )
+
+
+def macs_of(node: fx.Node, carries: Demand, cuts: Mapping[fx.Node, Indices]) -> int:
+    """Multiply-accumulates per image of one call that computes ``carries``, reading of its input what ``cuts`` say."""
+    macs = _macs(node, carries)
+    return macs * len(cuts[node]) // _input_shape(node, 0)[channel_axis(node)] if node in cuts else macs
+
+
+def params_of(node: fx.Node, carries: Demand, cuts: Mapping[fx.Node, Indices]) -> int:
+    """Numbers held for ``carries`` of a parameter, or for a layer whose weight and bias are (to be) its own."""
+    if node.op == "get_attr":
+        return carries.volume(shape_of(node, batch=1))
+    axis = channel_axis(node)
+    n_columns = math.prod(_input_shape(node, 1)[1:])
+    if node in cuts:
+        n_columns = n_columns * len(cuts[node]) // _input_shape(node, 0)[axis]
+    return carries.sizes(shape_of(node))[axis] * (n_columns + 1)
 
 
 def _as_it_is(graph: fx.Graph, parameters: Mapping[str, nn.Parameter]) -> Cost:

@@ -11,6 +11,7 @@ Promises of ``slice_graph``, for every input:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import fx, nn, ops
@@ -37,31 +38,53 @@ def slice_graph(captured: fx.GraphModule, kept: Mapping[int, Indices | None], *,
     Raises:
         ValueError: kept indices are not ascending, out of range or none at all.
     """
-    return _Rewriter(captured, analyse(captured.graph, kept, round_to=round_to)).run()
+    rewriter = Rewriter(captured, analyse(captured.graph, kept, round_to=round_to))
+    values = rewriter.run()
+    joined = values[0] if len(values) == 1 else rewriter.graph.call_function(aten.cat.default, (values, -1))
+    return rewriter.module(joined)
 
 
-class _Rewriter:
+class Rewriter:
+    """Builds the network that an analysis describes.
+
+    Attributes:
+        graph: the new graph; complete but for its output after ``run``.
+    """
+
     def __init__(self, captured: fx.GraphModule, analysis: Analysis) -> None:
         self.captured = captured
         self.analysis = analysis
         self.graph = fx.Graph()
-        self.root = nn.Module()
+        self.tensors: dict[str, torch.Tensor] = {}
         self.new: dict[Part, fx.Node] = {}
         self.gathers: dict[tuple[fx.Node, int, bytes], fx.Node] = {}
 
-    def run(self) -> fx.GraphModule:
+    def run(self) -> list[fx.Node]:
+        """Build everything; the values of the outputs that are kept, in order."""
         images = self.graph.placeholder(image_input(self.captured.graph).name)
         for part in self.analysis.parts:
             if part.node.op == "placeholder":
                 self.new[part] = images
             else:
                 self.new[part] = self.weight(part) if part.node.op == "get_attr" else self.call(part)
-        values = [self.read(part, need) for part, need in self.analysis.outputs.values()]
-        joined = values[0] if len(values) == 1 else self.graph.call_function(aten.cat.default, (values, -1))
-        self.graph.output(joined)
-        return fx.GraphModule(self.root, self.graph).eval()
+        return [self.read(part, need) for part, need in self.analysis.outputs.values()]
+
+    def module(self, output: fx.Node | tuple[fx.Node, ...]) -> fx.GraphModule:
+        """The network that returns ``output``, in eval mode."""
+        self.graph.output(output)
+        return fx.GraphModule(self.tensors, self.graph).eval()
 
     def call(self, part: Part) -> fx.Node:
+        """The call of ``part`` on what it reads."""
+        plan = part.plan
+        args = self.arguments(part)
+        if plan.target is not None:
+            kwargs = dict(part.node.kwargs)
+            return self.graph.create_node("call_function", plan.target, tuple(args), kwargs, self.name(part))
+        return self.read(part.sources[0,], plan.needs[0,])
+
+    def arguments(self, part: Part) -> list[Any]:
+        """Positional arguments of the new call, what ``part`` reads in its slots."""
         plan = part.plan
         args = [list(arg) if isinstance(arg, list | tuple) else arg for arg in plan.args]
         for slot, source in part.sources.items():
@@ -70,9 +93,7 @@ class _Rewriter:
                 args[slot[0]] = value
             else:
                 args[slot[0]][slot[1]] = value
-        if plan.target is not None:
-            return self.graph.call_function(plan.target, tuple(args), dict(part.node.kwargs))
-        return self.read(part.sources[0,], plan.needs[0,])
+        return args
 
     def read(self, source: Part, need: Demand) -> fx.Node:
         """The new value of ``source`` restricted to ``need``, gathered where it carries more."""
@@ -83,10 +104,11 @@ class _Rewriter:
         return value
 
     def gather(self, value: fx.Node, axis: int, positions: Indices) -> fx.Node:
+        """``value`` at ``positions`` of ``axis``; the same gather is made once."""
         key = (value, axis, positions.tobytes())
         if key not in self.gathers:
             if is_range(positions):
-                args = (value, axis, int(positions[0]), int(positions[-1]) + 1)
+                args = (value, axis, int(positions[0]), int(positions[-1]) + 1, 1)
                 self.gathers[key] = self.graph.call_function(aten.slice.Tensor, args)
             else:
                 index = self.store(f"kept_{len(self.gathers)}", torch.from_numpy(positions.copy()))
@@ -95,27 +117,37 @@ class _Rewriter:
 
     def weight(self, part: Part) -> fx.Node:
         """The parameter, buffer or constant of ``part``, cut to what is read of it."""
-        name = str(part.node.target)
-        tensor = _attribute(self.captured, name)
-        cut = tensor.detach()
+        tensor = attribute(self.captured, str(part.node.target))
+        cut = self.arranged(part.node, tensor.detach())
         for axis, kept in enumerate(part.plan.carries.axes):
             if kept is not None:
                 cut = cut.index_select(axis, torch.from_numpy(kept).to(cut.device))
         if part.plan.carries.is_everything:  # nothing was selected, so this is still the captured network's memory
             cut = cut.clone(memory_format=torch.contiguous_format)
-        return self.store(name.replace(".", "_"), nn.Parameter(cut) if _trains(tensor) else cut)
+        return self.store(self.path(str(part.node.target)), nn.Parameter(cut) if _trains(tensor) else cut)
+
+    def arranged(self, _node: fx.Node, tensor: torch.Tensor) -> torch.Tensor:
+        """What is cut from, instead of the ``tensor`` that the captured network holds for a ``get_attr`` node."""
+        return tensor
+
+    def name(self, _part: Part) -> str | None:
+        """What the new call is named; ``None`` leaves it to the graph."""
+        return None
+
+    def path(self, name: str) -> str:
+        """Where the new network holds what the captured one holds under ``name``."""
+        return name.replace(".", "_")
 
     def store(self, name: str, tensor: torch.Tensor) -> fx.Node:
-        while hasattr(self.root, name):
+        """Hold ``tensor`` under ``name``, or a like name that is free."""
+        while name in self.tensors:
             name += "_"
-        if isinstance(tensor, nn.Parameter):
-            self.root.register_parameter(name, tensor)
-        else:
-            self.root.register_buffer(name, tensor)
+        self.tensors[name] = tensor
         return self.graph.get_attr(name)
 
 
-def _attribute(module: nn.Module, target: str) -> torch.Tensor:
+def attribute(module: nn.Module, target: str) -> torch.Tensor:
+    """The tensor that ``module`` holds at the dotted path ``target``."""
     *path, name = target.split(".")
     value = getattr(module.get_submodule(".".join(path)), name)
     if not isinstance(value, torch.Tensor):

@@ -146,3 +146,18 @@ def _too_few(data: str, class_name: str, found: str, needed: int) -> DataError:
         found=f"class {class_name} has {found}",
         remedy=f"Give it at least {needed} there that differ, or leave the class out",
     )
+
+
+def stratified(indices: Indices, labels: Indices, n_most: int, seed: int) -> Indices:
+    """Of ``indices`` (n,), ascending, at most about ``n_most``: a seeded choice with every class in its proportion.
+
+    Every class that has an image keeps one. ``labels`` are those of the whole source.
+    """
+    if len(indices) <= n_most:
+        return indices
+    chosen = []
+    for label in np.unique(labels[indices]).tolist():
+        of_class = indices[labels[indices] == label]
+        n = max(1, len(of_class) * n_most // len(indices))
+        chosen.append(np.random.default_rng([seed, label]).permutation(of_class)[:n])
+    return np.sort(np.concatenate(chosen))

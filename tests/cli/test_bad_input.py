@@ -154,6 +154,9 @@ class TestOptions:
             ("--workers", "many", r"Try --workers (\S+)"),
             ("--strategy", "clever", r"Choose \w+ or (\w+)"),
             ("--input-size", "large", r"Try --input-size (\S+)"),
+            ("--narrow", "half", r"Try --narrow (\S+)"),
+            ("--narrow", "1.5", r"Try --narrow (\S+)"),
+            ("--narrow", "0.5,", r"Try --narrow (\S+)"),
             ("--input-size", "0", r"Try --input-size (\S+)"),
             ("--input-size", "128,,96", r"Try --input-size (\S+)"),
             ("--mean", "123.675,116.28,103.53", r"Try --mean (\S+)"),
@@ -187,6 +190,13 @@ class TestOptions:
         proposed = re.findall(r"--budget (\S+) \(", message)
         assert len(proposed) == 2
         assert all(NOWHERE in ask_for(text) for text in proposed)
+
+    def test_several_budgets_beside_a_limit(self) -> None:
+        for command in ("export", "compress"):
+            message = refusal(ask(command, NOWHERE, "--budget", "0.01,5pp", "--max-macs", "1M"))
+            assert "2 budgets with --max-macs" in message
+            assert "Give one --budget" in message
+            assert NOWHERE in refusal(ask(command, NOWHERE, "--budget", "0.01", "--max-macs", "1M"))
 
     def test_class_drop(self) -> None:
         message = refusal(ask("export", NOWHERE, "--max-class-drop", "lots"))
@@ -223,7 +233,7 @@ class TestRun:
 
     def test_bench_before_export(self, analyzed: Path, exported: Path) -> None:
         before = sorted(analyzed.iterdir())
-        assert "Run `prune-tool export` first" in refusal(ask("bench", analyzed, "-q"))
+        assert f"Run `prune-tool export {analyzed}` first" in refusal(ask("bench", analyzed, "-q"))
         assert sorted(analyzed.iterdir()) == before
         assert ask("bench", exported, "--batch", "1", "--seconds", "0.1", "--starts", "0", "-q").status == 0
 

@@ -76,6 +76,28 @@ def test_compress_does_all_four(convnet: str, images: Path, tmp_path: Path, monk
     assert not list(written.glob(".*")), "nothing half-written"
 
 
+def test_compress_at_several_budgets_writes_a_run_for_each(
+    convnet: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick_bench = partial(prune_tool.pipeline.bench.bench, conditions=Conditions(seconds=0.1))
+    monkeypatch.setattr("prune_tool.pipeline.bench.bench", quick_bench)
+    place = ("--runs", tmp_path / "runs", "--name", "mine")
+    answer = ask("compress", convnet, images, *QUICK, *place, "--budget", "0.2,30pp", "--json", "-q")
+    assert (answer.status, answer.err) == (0, "")
+    printed = json.loads(answer.out)["budgets"]
+    assert [*printed] == ["0.2", "30pp"]
+    for name, part in printed.items():
+        written = tmp_path / "runs" / "mine" / name
+        assert part["export"] == json.loads((written / "certificate.json").read_text())
+        assert part["bench"] == json.loads((written / "bench.json").read_text())
+        assert part["report"] == {"path": str(written / "report.html"), "missing": [], "plots": []}
+        assert ask("show", written).status == 0
+    run = tmp_path / "runs" / "mine"
+    refused = ask("show", run)
+    assert refused.status == 2
+    assert f"Name one of {run / '0.2'}, {run / '30pp'}" in refused.err
+
+
 def test_report_of_the_newest_run(exported: Path, tmp_path: Path) -> None:
     shutil.copytree(exported, tmp_path / "runs" / "mine")
     run = tmp_path / "runs" / "mine"
@@ -102,6 +124,8 @@ def test_inspect() -> None:
     assert (shown.status, shown.err) == (0, "")
     assert all(f"│ {tap['name']} " in shown.out for tap in printed["taps"])
     assert "Barriers" in shown.out
+    assert [group["width"] for group in printed["groups"][:2]] == [64, 192]
+    assert "│ blocks.*.mlp.fc2 " in shown.out
 
 
 def test_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

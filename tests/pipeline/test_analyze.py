@@ -160,7 +160,7 @@ def test_the_swept_columns_are_what_the_sliced_network_puts_out(workspace: Works
     images = torch.from_numpy(parity_images(workspace, subject))
     sliced = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=8)
     rows = workspace.splits.val[: len(images)]
-    swept = Features(workspace, [subject], rows).columns(subject.input_size, subset, np.arange(len(rows)))
+    swept = Features(workspace, [subject], rows).columns(subject.trunk, subset, np.arange(len(rows)))
     with torch.no_grad():
         np.testing.assert_allclose(sliced(images), swept, rtol=1e-3, atol=1e-4)
 
@@ -182,7 +182,7 @@ def test_sweep_on_real_features_equals_a_direct_solve(workspace: Workspace) -> N
 
     data = fit_data(workspace)
     width, rows = workspace.native.taps[-1].width, np.arange(len(data.labels))
-    X = data.features.columns(workspace.native.input_size, {"head": np.arange(width)}, rows).astype(np.float64)
+    X = data.features.columns(workspace.native.trunk, {"head": np.arange(width)}, rows).astype(np.float64)
     train, val, labels = X[data.train], X[data.val], data.labels
     accumulator = MomentsAccumulator(X.shape[1], 3)
     accumulator.update(train, labels[data.train])

@@ -45,7 +45,7 @@ def test_weights_are_gone_from_the_file(exported: Exported, analyzed: Analyzed) 
 def test_the_file_runs_by_itself_at_batch_sizes_it_was_not_exported_with(
     workspace: Workspace, exported: Exported, analyzed: Analyzed
 ) -> None:
-    subject = workspace.subject(exported.built.reading.input_size)
+    subject = workspace.subject(exported.built.reading.trunk)
     images = parity_images(workspace, subject)
     session = ort.InferenceSession(analyzed.run.model, providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["images"]
@@ -85,7 +85,7 @@ def test_the_certificate_speaks_of_this_file(workspace: Workspace, exported: Exp
     stored = json.loads(run.certificate.read_text())
     assert stored["model_sha256"] == hashlib.sha256(run.model.read_bytes()).hexdigest()
     assert stored["certificate"]["state"] == "certified"
-    subject = workspace.subject(exported.built.reading.input_size)
+    subject = workspace.subject(exported.built.reading.trunk)
     rows, preprocessing = workspace.splits.test, subject.backbone.preprocessing
     again = logits_of(workspace, rows, run.model, preprocessing, title="again").argmax(axis=1)
     labels = workspace.source.labels[workspace.splits.test]

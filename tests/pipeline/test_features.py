@@ -19,12 +19,13 @@ from prune_tool.errors import CacheError
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.entries import open_entries
 from prune_tool.pipeline.extract import extract
-from prune_tool.pipeline.features import Features, fit_data, stratified
+from prune_tool.pipeline.features import Features, fit_data
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Request
+from prune_tool.records import Request, Trunk
 from prune_tool.store.features import FeatureCache, FeatureEntry
 from prune_tool.store.kept import KeptFile
 from prune_tool.store.root import unwritable
+from prune_tool.task.splits import stratified
 from tests.support import ask
 
 N_ROWS = 40
@@ -68,8 +69,8 @@ class TestMemory:
         peaks = []
         real = Features.columns
 
-        def columns(self: Features, input_size: int, subset: dict, rows: np.ndarray) -> np.ndarray:
-            found = real(self, input_size, subset, rows)
+        def columns(self: Features, trunk: Trunk, subset: dict, rows: np.ndarray) -> np.ndarray:
+            found = real(self, trunk, subset, rows)
             peaks.append(sum(array.nbytes for array in self._kept.values()))
             return found
 
@@ -92,9 +93,9 @@ class TestMemory:
         subset = {tap: np.array([3, 0, 5]) for tap in taps}
         order = np.random.default_rng(0).permutation(N_ROWS)
         expected = np.concatenate([whole[tap][order][:, [3, 0, 5]] for tap in taps], axis=1)
-        size = workspace.native.input_size
-        np.testing.assert_array_equal(features.columns(size, subset, order), expected)
-        assert features.columns(size, subset, order[:0]).shape == (0, 3 * len(taps))
+        trunk = workspace.native.trunk
+        np.testing.assert_array_equal(features.columns(trunk, subset, order), expected)
+        assert features.columns(trunk, subset, order[:0]).shape == (0, 3 * len(taps))
 
     def test_many_images_are_summed_whole_and_fitted_in_part(
         self, request_: Request, workspace: Workspace, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -210,9 +211,11 @@ class TestMisses:
         fewer = self.with_cache(cache, replace(request_, taps=(first,)))
         assert len(fewer.native.taps) == 2
         assert self.n_missing(fewer, rows) == 0
-        subset, size, everything = {first: np.arange(4)}, workspace.native.input_size, np.arange(N_ROWS)
+        subset, trunk, everything = {first: np.arange(4)}, workspace.native.trunk, np.arange(N_ROWS)
         few, all_taps = Features(fewer, [fewer.native], rows), Features(workspace, [workspace.native], rows)
-        np.testing.assert_array_equal(few.columns(size, subset, everything), all_taps.columns(size, subset, everything))
+        np.testing.assert_array_equal(
+            few.columns(trunk, subset, everything), all_taps.columns(trunk, subset, everything)
+        )
         other = self.with_cache(cache, replace(request_, taps=("layer1.0.conv1",)))
         assert self.n_missing(other, rows) == N_ROWS
         extract(other, [other.native], rows)
@@ -248,15 +251,15 @@ class TestDamage:
         computed: list[int],
         damage: Callable[[Path], object],
     ) -> None:
-        size, taps = workspace.native.input_size, [tap.name for tap in workspace.native.taps]
+        trunk, taps = workspace.native.trunk, [tap.name for tap in workspace.native.taps]
         paths = sorted(cache.root.glob("features/*/*/*.safetensors"))
         whole = {path: path.read_bytes() for path in paths}
         damage(paths[2])
         damage(paths[4])
-        found = features.columns(size, {tap: np.arange(8) for tap in taps}, np.arange(N_ROWS))
+        found = features.columns(trunk, {tap: np.arange(8) for tap in taps}, np.arange(N_ROWS))
         assert sum(computed) == 16
         assert {path: path.read_bytes() for path in paths} == whole
-        kept = features._entries[size].read(taps)
+        kept = features._entries[trunk].read(taps)
         np.testing.assert_array_equal(found, np.concatenate([kept[tap][:, :8] for tap in taps], axis=1))
 
     def test_a_disk_that_keeps_losing_them_is_an_error(
@@ -270,7 +273,7 @@ class TestDamage:
         monkeypatch.setattr(FeatureEntry, "write", lose)
         next(cache.root.glob("features/*/*/*.safetensors")).write_bytes(b"")
         with pytest.raises(CacheError, match="shards are not there"):
-            features.columns(workspace.native.input_size, {"head": np.arange(8)}, np.arange(N_ROWS))
+            features.columns(workspace.native.trunk, {"head": np.arange(8)}, np.arange(N_ROWS))
 
 
 class TestNoSpace:

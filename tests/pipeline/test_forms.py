@@ -147,13 +147,13 @@ def test_no_test_image_is_read_before_the_files_stand(
     source = workspace.source
     original = type(source).read
     monkeypatch.setattr(type(source), "read", lambda self, i: (read.append(int(i)), original(self, i))[1])
-    begin = exporting._full_on_test
+    begin = exporting.open_trial
 
     def testing(*args: Any) -> Any:
         seen.append(set(read))
         return begin(*args)
 
-    monkeypatch.setattr(exporting, "_full_on_test", testing)
+    monkeypatch.setattr(exporting, "open_trial", testing)
     export(workspace, analysed("order"), budget=BUDGET, form=Form(preprocess="graph"))
     assert seen[0] & set(workspace.splits.val.tolist())
     assert not seen[0] & set(workspace.splits.test.tolist())

@@ -9,6 +9,8 @@ from prune_tool.errors import ModelError
 from prune_tool.pipeline.inspect import KEPT_PERCENT, Inspection, TapCost, inspect
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.surgery.cost import cost_of
+from prune_tool.surgery.groups import find_groups
+from prune_tool.surgery.narrowing import cost_of_narrowed
 from prune_tool.surgery.slicing import slice_graph
 
 
@@ -28,6 +30,24 @@ def test_parameters_are_those_of_the_network_cut_there(inspection: Inspection, w
     for number, tap in enumerate(inspection.taps):
         cut = slice_graph(workspace.native.captured, {number: None})
         assert tap.whole.n_params == sum(parameter.numel() for parameter in cut.parameters())
+
+
+def test_hidden_widths_are_those_that_can_be_narrowed(inspection: Inspection, workspace: Workspace) -> None:
+    captured = workspace.native.captured
+    assert [group.name for group in inspection.groups] == [group.name for group in find_groups(captured)]
+    halves = {group.name: group.width // 2 for group in inspection.groups}
+    narrowed = cost_of_narrowed(captured, halves)
+    assert inspection.full.macs - inspection.saved.macs == narrowed.macs
+    assert inspection.full.n_params - inspection.saved.n_params == narrowed.n_params
+    for group in inspection.groups:
+        alone = cost_of_narrowed(captured, {group.name: halves[group.name]})
+        assert inspection.full.macs - group.saved.macs == alone.macs
+
+
+def test_tokens_that_nobody_reads_are_not_saved_by_narrowing() -> None:
+    inspection = inspect("test_vit")
+    groups = sum(group.saved.macs for group in inspection.groups)
+    assert 0 < groups == inspection.saved.macs < inspection.full.macs / 2  # widths of a transformer do not interact
 
 
 def test_cutting_earlier_or_to_fewer_neurons_costs_less(inspection: Inspection) -> None:

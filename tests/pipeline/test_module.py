@@ -90,12 +90,13 @@ def test_a_network_of_ones_own_ships(images: Path, home: Path) -> None:
     )
     found = analyze(workspace, runs=home / "runs-own")
     assert found.record.model == "Net"
-    assert found.record.input_sizes == (64, 32)
+    assert [trunk.input_size for trunk in found.record.trunks] == [64, 32]
     assert {tap for m in found.analysis.measured for tap in m.reading.taps} >= {"first.1", "second.2"}
     shipped = export(workspace, found.run, budget=Budget.parse("0.6"))
     assert all(stage.n_top1_agree == stage.n_images for stage in shipped.built.stages)
     loaded = prune_tool.load(found.run.path)
-    assert loaded(torch.rand(3, 3, shipped.built.reading.input_size, shipped.built.reading.input_size)).shape == (3, 3)
+    size = shipped.built.reading.trunk.input_size
+    assert loaded(torch.rand(3, 3, size, size)).shape == (3, 3)
 
 
 def test_the_module_stays_the_callers() -> None:

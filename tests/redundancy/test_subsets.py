@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune_tool.errors import UsageError
-from prune_tool.redundancy.subsets import draw_permutations, draw_pool, size_grid
+from prune_tool.redundancy.subsets import draw_interleaved, draw_permutations, draw_pool, size_grid
 
 
 @given(width=st.integers(1, 50), n_draws=st.integers(0, 5), seed=st.integers(0, 2**32))
@@ -74,3 +74,11 @@ def test_what_cannot_be_drawn_is_refused():
         draw_pool({"a": 3}, 0, seed=0)
     with pytest.raises(UsageError):
         size_grid(10, 0)
+
+
+def test_runs_take_turns():
+    order = draw_interleaved(12, 3, seed=0, place=1)
+    assert sorted(order) == list(range(12))
+    assert (order // 4).tolist() == [0, 1, 2] * 4
+    assert order.tolist() != draw_interleaved(12, 3, seed=0, place=2).tolist()
+    np.testing.assert_array_equal(order, draw_interleaved(12, 3, seed=0, place=1))

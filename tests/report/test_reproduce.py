@@ -11,7 +11,7 @@ from prune_tool.errors import BudgetError
 from prune_tool.frontier.choice import within_budget
 from prune_tool.pipeline.results import Results
 from prune_tool.records import Budget, Candidate, Form, Limit, PreprocessingChange, Request, Score, Target
-from prune_tool.report.reproduce import WORDS, analyze_command, commands, spelled_budget, tightest_budget
+from prune_tool.report.reproduce import WORDS, analyze_command, commands, tightest_budget
 from prune_tool.store.layout import RunFolder
 from tests.support import ask
 
@@ -25,6 +25,8 @@ REQUESTS = [
         model="m",
         data="d",
         input_sizes=(160, 96),
+        narrow=(0.75, 0.125),
+        n_calibration=64,
         n_draws=3,
         strategy="pivoted",
         metric="balanced-accuracy",
@@ -105,15 +107,15 @@ def test_the_budget_of_a_candidate_makes_it_the_cheapest_allowed() -> None:
     full = Score(n_correct=871, n_images=1000)
     frontier = candidates(500, 501, 640, 868, 869, 870, 871)
     for candidate in frontier:
-        budget = Budget.parse(spelled_budget(tightest_budget(candidate, frontier, full)))
+        budget = Budget.parse(tightest_budget(candidate, frontier, full).spelled)
         assert within_budget(frontier, full, budget, name=str)[0] == candidate
-    assert spelled_budget(tightest_budget(frontier[2], frontier, full)) == "0.27"
+    assert tightest_budget(frontier[2], frontier, full).spelled == "0.27"
 
 
 def test_above_the_full_backbone_the_budget_is_none() -> None:
     full = Score(n_correct=600, n_images=1000)
     frontier = candidates(500, 700, 800)
-    assert [spelled_budget(tightest_budget(c, frontier, full)) for c in frontier] == ["0.17", "0", "0"]
+    assert [tightest_budget(c, frontier, full).spelled for c in frontier] == ["0.17", "0", "0"]
 
 
 def test_a_full_backbone_that_is_never_right_has_budgets_too() -> None:

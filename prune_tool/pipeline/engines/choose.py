@@ -17,9 +17,11 @@ from torch import Tensor
 from prune_tool import defaults
 from prune_tool.deploy.hardware import cpu_model
 from prune_tool.pipeline.decode import Batch, Decoder
-from prune_tool.pipeline.engines.network import RuntimeName, graph_key, network_of
+from prune_tool.pipeline.engines.network import RuntimeName, network_of
 from prune_tool.pipeline.engines.runners import Runner, n_streams, open_runner
-from prune_tool.pipeline.workspace import Subject, Workspace, n_threads
+from prune_tool.pipeline.subject import Subject
+from prune_tool.pipeline.threads import n_threads
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.store.atomic import as_json_text, read_json
 from prune_tool.store.fingerprint import fingerprint
 
@@ -48,7 +50,8 @@ def choose_runtime(workspace: Workspace, subject: Subject, device: str, indices:
     """
     if device.startswith("cuda") or workspace.request.amp:
         return "pytorch"
-    kept = workspace.cache.runtime(fingerprint(graph_key(subject), cpu_model()))
+    # by trunk and not by taps: other taps of the same trunk then find the neurons that are there
+    kept = workspace.cache.runtime(fingerprint("runtime", subject.trunk_fingerprint, cpu_model()))
     if not kept.is_whole():
         with kept.locked():  # another process may be at the same trial
             if not kept.is_whole():
@@ -63,11 +66,11 @@ def _try_both(workspace: Workspace, subject: Subject, indices: NDArray[np.int64]
     pixels = decoder(Batch(rows=indices[: defaults.BATCH_SIZE["cpu"]], wanted=(0,)))[0]
     names: tuple[RuntimeName, RuntimeName] = ("onnxruntime", "pytorch")
     onnx, torch_ = (open_runner(network_of(workspace, subject, name), "cpu", amp=False) for name in names)
-    with workspace.progress.stage(f"trying both runtimes at {subject.input_size} px"):
+    with workspace.progress.stage(f"trying both runtimes at {subject.trunk}"):
         onnx_s, torch_s = _fastest(onnx, torch_, pixels)
     chosen: RuntimeName = "pytorch" if onnx_s > MARGIN * torch_s else "onnxruntime"
     workspace.progress.note(
-        f"{subject.input_size} px: ONNX Runtime {len(pixels) / onnx_s:,.0f} images/s, PyTorch "
+        f"{subject.trunk}: ONNX Runtime {len(pixels) / onnx_s:,.0f} images/s, PyTorch "
         f"{len(pixels) / torch_s:,.0f}; chosen for this backbone on this processor: {chosen}"
     )
     return chosen

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from prune_tool.deploy.onnx_file import write_onnx
-from prune_tool.pipeline.workspace import Subject, Workspace
+from prune_tool.pipeline.subject import Subject
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.surgery.capture import export_program
 from prune_tool.task.backbone import Preprocessing
@@ -60,7 +61,7 @@ class FromPixels(nn.Module):
 def network_of(workspace: Workspace, subject: Subject, runtime: RuntimeName) -> Network:
     """A subject for a runtime: captured once in a workspace, compiled to ONNX once in a cache."""
     return Network(
-        label=f"{subject.backbone.source} at {subject.input_size} px",
+        label=f"{subject.backbone.source} at {subject.trunk}",
         taps=tuple(tap.name for tap in subject.taps),
         preprocessing=subject.backbone.preprocessing,
         runtime=runtime,
@@ -96,7 +97,7 @@ def _onnx_file(workspace: Workspace, subject: Subject) -> Path:
     names = tuple(tap.name for tap in subject.taps)
 
     def write(path: Path) -> None:
-        with workspace.progress.stage(f"compiling the backbone at {subject.input_size} px"):
+        with workspace.progress.stage(f"compiling the backbone at {subject.trunk}"):
             write_onnx(_program(workspace, subject), path, metadata={}, input_name="pixels", output_names=names)
 
     return workspace.cache.graph(graph_key(subject)).ensure(write, subject.about)

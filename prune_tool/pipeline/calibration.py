@@ -1,0 +1,106 @@
+"""Calibration images on their way to moments: how many, at which places, in one pass or on a walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from prune_tool import defaults
+from prune_tool.errors import DataError
+from prune_tool.pipeline.consumer import Consumer
+from prune_tool.pipeline.lockstep import Lockstep, Values, bytes_per_image
+from prune_tool.pipeline.progress import Progress
+from prune_tool.redundancy.joint import JointAccumulator, JointMoments
+from prune_tool.redundancy.subsets import draw_interleaved
+
+
+def calibration_batches(
+    captured: fx.GraphModule,
+    images: Iterable[NDArray[np.float32]],
+    consumers: Sequence[Consumer],
+    progress: Progress,
+) -> list[Tensor]:
+    """Images (b, 3, h, w) on the network's device, as many as a lockstep walk may hold the activations of.
+
+    Raises:
+        DataError: there are none.
+    """
+    needed = bytes_per_image(captured.graph, [consumer.node for consumer in consumers])
+    n_most = max(1, defaults.CALIBRATION_BYTES // needed)
+    device = next(captured.parameters()).device
+    batches: list[Tensor] = []
+    n_images = 0
+    for batch in images:
+        n_fit = n_most - n_images
+        if len(batch) > n_fit:
+            progress.note(
+                f"calibrating on {n_most} images: each holds {needed / 2**20:.1f} MiB of activations, "
+                f"and {defaults.CALIBRATION_BYTES / 2**30:g} GiB is the bound"
+            )
+        if n_fit > 0:
+            batches.append(torch.from_numpy(np.ascontiguousarray(batch[:n_fit])).to(device))
+            n_images += len(batches[-1])
+        if len(batch) > n_fit:
+            break
+    if not batches:
+        raise DataError(asked="calibrate hidden widths", found="no images", remedy="Give at least one image")
+    return batches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """At which places of each image a layer's inputs become rows: all of them, or as many as make enough rows.
+
+    Attributes:
+        n_images: over which the rows are spread.
+        seed: of the places; every batch has the next ones of one permutation.
+    """
+
+    n_images: int
+    seed: int
+
+    def rows(self, values: Values, consumer: Consumer, place: int, batch: int) -> tuple[Tensor, Tensor | None]:
+        """Rows ``x (n, w)`` of a batch and, where the narrowed network differs, ``x_hat (n, w)``; on the CPU.
+
+        Args:
+            values: the live values of the batch, the layer's input among them.
+            consumer: the layer.
+            place: of the layer in its network: each has places of its own.
+            batch: number of the batch.
+        """
+        n = min(consumer.n_places, -(-defaults.CALIBRATION_ROWS // self.n_images))
+        order = draw_interleaved(consumer.n_places, 1, self.seed, place)
+        at = torch.from_numpy(order.take(range(batch * n, (batch + 1) * n), mode="wrap"))
+        twin = values[consumer.input]
+        return consumer.rows(twin.original, at), consumer.rows(twin.narrowed, at) if twin.differs else None
+
+    def moments(self, batches: Iterable[Values], consumer: Consumer, place: int) -> JointMoments:
+        """Moments of the rows of all batches. Raises ``DataError`` where there are none, or values not finite."""
+        accumulator = JointAccumulator(consumer.width)
+        for number, values in enumerate(batches):
+            accumulator.update(*self.rows(values, consumer, place, number))
+        return accumulator.freeze()
+
+
+def moments_in_one_pass(
+    captured: fx.GraphModule,
+    batches: Sequence[Tensor],
+    consumers: Sequence[Consumer],
+    sampling: Sampling,
+    progress: Progress,
+) -> list[JointMoments]:
+    """Moments of every layer's inputs in the original network, one batch's activations held at a time."""
+    accumulators = [JointAccumulator(consumer.width) for consumer in consumers]
+    with progress.stage("gathering moments", sampling.n_images, "images") as advance:
+        for number, batch in enumerate(batches):
+            walk = Lockstep(captured, [batch])
+            for place, (consumer, accumulator) in enumerate(zip(consumers, accumulators, strict=True)):
+                [values] = walk.before(consumer.node)
+                accumulator.update(*sampling.rows(values, consumer, place, number))
+            advance(len(batch))
+    return [accumulator.freeze() for accumulator in accumulators]

@@ -1,0 +1,216 @@
+"""Narrow the hidden widths of a captured network to a share of its multiply-accumulates, without training.
+
+1. A first pass over the calibration images gathers the moments of every hidden width in the original network; a
+   backward pass over some of them tells how much an error there matters to what comes out. Together they give each
+   width a curve of errors, all in one unit, and the curves give how many neurons are kept where.
+2. A lockstep pass walks both networks. Before each layer that reads a hidden width it gathers the moments behind
+   everything narrowed so far, chooses the neurons to keep, and folds the others into the layer, with the original's
+   output as the target.
+3. The graph is rewritten, and must answer what the narrowed half of the lockstep answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from prune_tool import defaults
+from prune_tool.deploy.verify import FLOAT32_TOLERANCE
+from prune_tool.errors import ModelError, VerificationError
+from prune_tool.pipeline.calibration import Sampling, calibration_batches, moments_in_one_pass
+from prune_tool.pipeline.consumer import Consumer
+from prune_tool.pipeline.importance import importance_of
+from prune_tool.pipeline.lockstep import Lockstep
+from prune_tool.pipeline.progress import Progress, Silent
+from prune_tool.records import Allocation, NarrowedWidth, Narrowing, Strategy
+from prune_tool.redundancy.allocation import SharedCost, Width, allocate, uniform, unit_of
+from prune_tool.redundancy.checks import Float64, Int64
+from prune_tool.redundancy.joint import JointMoments
+from prune_tool.redundancy.reconstruction import Reconstruction
+from prune_tool.surgery.cost import cost_of
+from prune_tool.surgery.groups import HiddenGroup, find_groups
+from prune_tool.surgery.narrowing import Narrowed, narrow_graph
+from prune_tool.surgery.shared_cost import macs_terms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to narrow.
+
+    Attributes:
+        share: of the network's multiply-accumulates that may be left, above 0 to 1. Missed by little where neurons of
+            one width cost differently (a convolution over some of them): how many are kept is settled before which.
+        strategy: which neurons are kept.
+        allocation: how many are kept where: ``allocated`` by the widths' curves of errors, or ``uniform``.
+        fold: whether the neurons that are not kept are folded into the layers that read them.
+        round_to: kept widths are multiples of this where they are wide enough.
+    """
+
+    share: float
+    strategy: Strategy = "pivoted"
+    allocation: Allocation = "allocated"
+    fold: bool = True
+    round_to: int = defaults.ROUND_TO
+
+
+def rebuild(captured: fx.GraphModule, made: Mapping[str, Narrowed]) -> fx.GraphModule:
+    """The narrowed network of an earlier calibration of the same ``captured``."""
+    return narrow_graph(narrow_graph(captured, {}), made)
+
+
+class Narrower:
+    """Narrows one captured network, as often as asked; what does not depend on how is found once.
+
+    Args:
+        captured: images (b, 3, h, w) in [0, 1] to neurons, from ``capture``; not changed.
+        images: batches of calibration images, (b, 3, h, w) float32 in [0, 1]; labels are not needed. Read only as far
+            as ``defaults.CALIBRATION_BYTES`` of activations allow, which is noted.
+        seed: of random choices and of the places at which moments are gathered.
+        progress: who watches.
+
+    Raises:
+        DataError: no images, or activations that are not finite.
+        ModelError: the network has no hidden width.
+    """
+
+    def __init__(
+        self,
+        captured: fx.GraphModule,
+        images: Iterable[NDArray[np.float32]],
+        *,
+        seed: int = defaults.SEED,
+        progress: Progress | None = None,
+    ) -> None:
+        self._progress = progress or Silent()
+        self._seed = seed
+        self._captured = narrow_graph(captured, {})  # what no output reads need not be reconstructed
+        self._consumers = [Consumer(self._captured, group) for group in find_groups(self._captured)]
+        if not self._consumers:
+            raise ModelError(
+                asked="narrow the network",
+                found="it has no width that one layer reads and nobody else",
+                remedy="Cut it by depth, input size and neurons only",
+            )
+        self._batches = calibration_batches(self._captured, images, self._consumers, self._progress)
+        self._sampling = Sampling(n_images=sum(map(len, self._batches)), seed=seed)
+        self._cost = SharedCost(terms=macs_terms(self._captured, [consumer.group for consumer in self._consumers]))
+        self._full_cost = self._cost.of(np.ones(len(self._consumers)))
+
+    def narrow(self, plan: Plan) -> tuple[Narrowing, fx.GraphModule]:
+        """What was kept, and the narrowed network, which takes and returns what the captured one does.
+
+        Raises: see ``calibrate``.
+        """
+        record, made = self.calibrate(plan)
+        return record, narrow_graph(self._captured, made)
+
+    def calibrate(self, plan: Plan) -> tuple[Narrowing, dict[str, Narrowed]]:
+        """What was kept, and by hidden group what its reader then computes with: all that ``rebuild`` needs.
+
+        Raises:
+            DataError: activations that are not finite.
+            UsageError: the share cannot be reached.
+            VerificationError: the narrowed network does not do what was calibrated.
+        """
+        made, widths, outputs = self._walk(plan, self._counts(plan))
+        module = narrow_graph(self._captured, made)
+        _check(module, self._batches[0], outputs)
+        record = Narrowing(
+            widths=widths,
+            n_images=self._sampling.n_images,
+            macs=cost_of(module).macs,
+            full_macs=round(self._full_cost),
+        )
+        return record, made
+
+    @cached_property
+    def _importance(self) -> list[Float64]:
+        """What an error of each layer's outputs counts."""
+        some = torch.cat(self._batches)[: defaults.N_IMPORTANCE]
+        with self._progress.stage("weighing hidden layers"):
+            return importance_of(self._captured, some, self._consumers, self._seed)
+
+    @cached_property
+    def _moments(self) -> list[JointMoments]:
+        """Of every width in the original network."""
+        return moments_in_one_pass(self._captured, self._batches, self._consumers, self._sampling, self._progress)
+
+    def _counts(self, plan: Plan) -> Int64:
+        """Neurons to keep of each width, ``(n_consumers,)``."""
+        groups = [consumer.group for consumer in self._consumers]
+        units = [unit_of(group.width, group.n_parts, plan.round_to) for group in groups]
+        target = plan.share * self._full_cost
+        if plan.allocation == "uniform":
+            flat = [np.zeros(group.width + 1) for group in groups]
+            return uniform([Width(errors=e, unit=u) for e, u in zip(flat, units, strict=True)], self._cost, target)
+        errors = []
+        for place, moments in enumerate(self._moments):
+            problem = self._problem(place, moments)
+            order = problem.order(plan.strategy, seed=self._seed, place=place)
+            errors.append(problem.error_curve(order, fold=plan.fold).absolute)
+        return allocate([Width(errors=e, unit=u) for e, u in zip(errors, units, strict=True)], self._cost, target)
+
+    def _walk(self, plan: Plan, n_kept: Int64) -> tuple[dict[str, Narrowed], tuple[NarrowedWidth, ...], list[Tensor]]:
+        """Layer by layer; what to rewrite, what is kept, and what the first batch then gives."""
+        walk = Lockstep(self._captured, self._batches)
+        made: dict[str, Narrowed] = {}
+        widths: list[NarrowedWidth] = []
+        with self._progress.stage("narrowing", len(self._consumers)) as advance:
+            for place, (consumer, n) in enumerate(zip(self._consumers, n_kept.tolist(), strict=True)):
+                if n < consumer.width:
+                    moments = self._sampling.moments(walk.before(consumer.node), consumer, place)
+                    width, cut = self._narrowed(plan, place, moments, n)
+                    walk.narrow(consumer, cut)
+                    made[consumer.group.name] = cut
+                    widths.append(width)
+                else:
+                    widths.append(_record(consumer.group, np.arange(n), 0.0, 0.0))
+                advance(1)
+        return made, tuple(widths), [twin.narrowed for twin in next(walk.outputs())]
+
+    def _narrowed(self, plan: Plan, place: int, moments: JointMoments, n: int) -> tuple[NarrowedWidth, Narrowed]:
+        """The ``n`` neurons of a width to keep, and what the layer then computes with."""
+        problem = self._problem(place, moments)
+        order = problem.order(plan.strategy, seed=self._seed, place=place)
+        curve = problem.error_curve(order, fold=plan.fold)
+        kept = np.sort(order[:n])
+        consumer = self._consumers[place]
+        cut = consumer.narrowed(kept, problem.fold(kept) if plan.fold else problem.drop(kept))
+        return _record(consumer.group, kept, float(curve.relative[n]), float(curve.absolute[n])), cut
+
+    def _problem(self, place: int, moments: JointMoments) -> Reconstruction:
+        consumer = self._consumers[place]
+        return Reconstruction(
+            moments,
+            consumer.weight,
+            n_groups=consumer.n_groups,
+            n_parts=consumer.group.n_parts,
+            ridge=defaults.FOLD_RIDGE,
+            importance=self._importance[place],
+        )
+
+
+def _record(group: HiddenGroup, kept: Int64, error: float, effect: float) -> NarrowedWidth:
+    return NarrowedWidth(
+        name=group.name, kind=group.kind, width=group.width, kept=tuple(kept.tolist()), error=error, effect=effect
+    )
+
+
+def _check(module: fx.GraphModule, batch: Tensor, wanted: Sequence[Tensor]) -> None:
+    """Require the outputs that the lockstep found."""
+    with torch.inference_mode():
+        found = module(batch)
+    for one, other in zip(found, wanted, strict=True):
+        difference = float((one - other).abs().max() / other.abs().max().clamp(min=1e-12))
+        if not difference <= FLOAT32_TOLERANCE:
+            raise VerificationError(
+                asked="narrow the network",
+                found=f"its outputs differ by {difference:.1e} of the largest from those it was calibrated with",
+                remedy="Please report this backbone; leave narrowing out meanwhile",
+            )

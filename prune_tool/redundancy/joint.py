@@ -1,0 +1,118 @@
+"""Learn the second moments of one layer's inputs in two networks, row by row; all that narrowing that layer reads.
+
+The *original* network has the inputs ``x``, the *narrowed* one ``x^``: the same neurons, behind layers that were
+narrowed before. Where nothing was, they are one. A row is one place of one image. As in ``moments``, sums are kept
+about the running mean and merged by the pairwise formula of Chan, Golub and LeVeque (1979).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prune_tool.errors import DataError
+from prune_tool.redundancy.checks import Float64
+
+_ROWS_PER_BLOCK = 8192  # rows summed at once: large enough for a fast product, 64 KiB of float64 a neuron
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointMoments:
+    """Moments of a layer's ``w`` inputs in the original (``x``) and in the narrowed (``x^``) network; float64.
+
+    Attributes:
+        n_rows: rows summed.
+        mean: ``(w,)``, mean of ``x``.
+        mean_hat: ``(w,)``, mean of ``x^``.
+        xx: ``(w, w)``, covariance of ``x`` (divisor ``n_rows``).
+        xh: ``(w, w)``, of ``x`` (rows) with ``x^`` (columns).
+        hh: ``(w, w)``, of ``x^``. Where both networks are the same so far, ``xx``, ``xh`` and ``hh`` are one array.
+    """
+
+    n_rows: int
+    mean: Float64
+    mean_hat: Float64
+    xx: Float64
+    xh: Float64
+    hh: Float64
+
+    def __post_init__(self) -> None:
+        for array in (self.mean, self.mean_hat, self.xx, self.xh, self.hh):
+            array.setflags(write=False)
+
+    @property
+    def width(self) -> int:
+        """``w``, number of neurons."""
+        return len(self.mean)
+
+
+class JointAccumulator:
+    """Gathers the joint moments of ``width`` neurons; ``freeze`` hands them on."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._n_rows = 0
+        self._mean = torch.zeros(2 * width, dtype=torch.float64)  # of x, then of x^; of x alone while they are the same
+        self._scatter = torch.zeros(0, 0, dtype=torch.float64)
+
+    def update(self, x: Tensor, x_hat: Tensor | None = None) -> None:
+        """Add rows: ``x (n, w)`` and, where the narrowed network differs, ``x_hat (n, w)``; floats on the CPU.
+
+        Every call of one accumulator has ``x_hat`` or none has.
+
+        Raises:
+            DataError: a value that is not finite. Nothing has been added then.
+        """
+        both = x if x_hat is None else torch.cat([x, x_hat], dim=1)
+        if not bool(both.isfinite().all()):
+            raise DataError(
+                asked=f"moments of {self._width:,} hidden neurons",
+                found="activations that are not finite",
+                remedy="Check the weights: float32 activations of a working backbone are finite",
+            )
+        for rows in torch.split(both, _ROWS_PER_BLOCK):
+            self._add(rows.double())
+
+    def _add(self, rows: Tensor) -> None:
+        """Shifting by the first row makes a constant neuron's deviations exactly zero."""
+        first = rows[0].clone()
+        deviations = rows - first
+        shift = deviations.mean(dim=0)
+        deviations -= shift
+        mean, scatter = first + shift, deviations.mT @ deviations
+        if self._n_rows == 0:
+            self._n_rows, self._mean, self._scatter = len(rows), mean, scatter
+            return
+        n_rows = self._n_rows + len(rows)
+        delta = mean - self._mean
+        self._scatter += scatter
+        self._scatter.addr_(delta, delta, alpha=self._n_rows * len(rows) / n_rows)
+        self._mean += delta * (len(rows) / n_rows)
+        self._n_rows = n_rows
+
+    def freeze(self) -> JointMoments:
+        """The moments of everything added so far; more may be added afterwards.
+
+        Raises:
+            DataError: no row has been added.
+        """
+        if self._n_rows == 0:
+            raise DataError(
+                asked="moments of hidden neurons", found="no images", remedy="Calibrate on at least one image"
+            )
+        w = self._width
+        covariance: Float64 = (self._scatter / self._n_rows).numpy()
+        mean: Float64 = self._mean.numpy().copy()
+        is_same = len(mean) == w
+        xx = np.ascontiguousarray(covariance[:w, :w])
+        return JointMoments(
+            n_rows=self._n_rows,
+            mean=mean[:w],
+            mean_hat=mean[:w] if is_same else mean[w:],
+            xx=xx,
+            xh=xx if is_same else np.ascontiguousarray(covariance[:w, w:]),
+            hh=xx if is_same else np.ascontiguousarray(covariance[w:, w:]),
+        )

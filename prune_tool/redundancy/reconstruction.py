@@ -1,0 +1,247 @@
+"""Keep some inputs of a layer and fold the least-squares reconstruction of the others into its weights.
+
+The layer reads ``x (w,)`` and answers ``y = W x + b``. Narrowed, it reads ``x^[S]`` and answers ``W' x^[S] + b'``,
+where ``x^`` are the same neurons in a network that may be narrowed before this layer already: the target stays the
+original network's output, so that errors do not pile up (asymmetric calibration, as in Li et al., "GPTAQ", ICML 2025).
+With centred moments ``C`` the answer closest to ``y`` in the mean square is ``W' = W R`` with ``R = C_xS C_SS^-1``, and
+``b'`` takes the shift of the mean.
+
+A kernel of several taps is folded tap by tap with the same ``R``: its taps then read the reconstruction of each neuron
+at their own place. That minimises the error summed over taps as if these did not correlate. The weight thus enters all
+choices as ``M (t, w)``, one row an output and a tap, reduced to the triangle of its QR factorisation where ``t > w``:
+only ``M'M`` matters. The inputs of a grouped layer are reconstructed from the kept ones of their own group.
+
+**Regularisation.** The moments are those of networks in which every neuron carries a little independent noise, the same
+in both: ``noise I`` is added to ``C_xx``, ``C_xh`` and ``C_hh``. So ``C_SS`` can be inverted whatever the rank, weights
+are drawn towards those the layer was trained with and not towards zero, and every property of least squares stays
+exact: keeping all inputs of an unchanged network changes nothing, the error falls with every input kept, and folding
+is never worse than leaving the weights as they are, even on the rows themselves without any noise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prune_tool.errors import UsageError
+from prune_tool.records import Strategy
+from prune_tool.redundancy.checks import Float64, Int64
+from prune_tool.redundancy.joint import JointMoments
+from prune_tool.redundancy.pivoted import greedy_order
+from prune_tool.redundancy.subsets import draw_interleaved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Folded:
+    """What a narrowed layer computes with.
+
+    Attributes:
+        weight: ``(out, k / groups, *kernel)`` float64, over the kept inputs in ascending order.
+        shift: ``(out, *kernel)`` float64, what each tap adds to the output where it reads inputs: the mean of what is
+            not reconstructed. Summed over the kernel it is the shift of the bias, but for taps in zero padding.
+    """
+
+    weight: Float64
+    shift: Float64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ErrorCurve:
+    """Expected squared error of a layer's output, summed over outputs and taps, for every number of inputs kept.
+
+    Attributes:
+        absolute: ``(w + 1,)`` float64, falling where folded; entry ``k`` keeps the first ``k`` inputs of the order.
+        total: variance of the output, summed likewise: the error where nothing is kept but the mean.
+    """
+
+    absolute: Float64
+    total: float
+
+    @property
+    def relative(self) -> Float64:
+        """``(w + 1,)``, share of the output's variance that is lost; all 0 where the output does not vary."""
+        return self.absolute / self.total if self.total > 0 else np.zeros_like(self.absolute)
+
+
+class Reconstruction:
+    """One layer and the moments of its inputs: which inputs to keep, what that costs, and what to fold.
+
+    Args:
+        moments: of the layer's ``w`` inputs.
+        weight: ``(out, w / n_groups, *kernel)``.
+        n_groups: of a grouped convolution; group ``i`` reads the ``i``-th of as many equal runs of the inputs, and so
+            do its outputs.
+        n_parts: equal runs of the inputs of which as many are to be kept from each; a multiple of ``n_groups``.
+        ridge: variance of the noise that regularises, as a share of the inputs' mean variance; above 0.
+        importance: ``(out,)``, what the squared error of each output counts, at least 0; 1 by default. It weighs what
+            is kept and what errors are, and leaves folded weights as they are: every output has its own.
+
+    Raises:
+        UsageError: shapes or numbers that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        moments: JointMoments,
+        weight: NDArray[np.floating],
+        *,
+        n_groups: int = 1,
+        n_parts: int = 1,
+        ridge: float,
+        importance: Float64 | None = None,
+    ) -> None:
+        n_out, n_in = weight.shape[:2]
+        n_parts = math.lcm(n_parts, n_groups)
+        if n_in * n_groups != moments.width or n_out % n_groups or moments.width % n_parts or not ridge > 0:
+            raise UsageError(
+                asked=f"narrow a layer of weight {weight.shape}, {n_groups} groups, ridge {ridge:g}",
+                found=f"{moments.width:,} inputs in {n_parts} parts",
+                remedy="Give a weight (out, inputs / groups, *kernel), parts that divide the inputs, a ridge above 0",
+            )
+        self.moments = moments
+        self.weight: Float64 = np.asarray(weight, np.float64)
+        self.importance: Float64 = np.ones(n_out) if importance is None else importance
+        self.n_groups = n_groups
+        self.n_parts = n_parts
+        mean_variance = float(moments.hh.diagonal().mean())
+        self.noise = ridge * (mean_variance if mean_variance > 0 else 1.0)
+
+    @property
+    def width(self) -> int:
+        """``w``, number of inputs."""
+        return self.moments.width
+
+    def order(self, strategy: Strategy, *, seed: int = 0, place: int = 0) -> Int64:
+        """All inputs in the order in which to keep them, ``(w,)`` int64; parts take turns.
+
+        Args:
+            strategy: ``random`` draws them. ``pivoted`` takes next the one that lowers the error of the folded layer
+                most, given those before it.
+            seed: of the draw.
+            place: of the layer in its network: every layer has a draw of its own.
+        """
+        if strategy == "random":
+            return draw_interleaved(self.width, self.n_parts, seed, place)
+        return greedy_order(self._gram.numpy(), self._cross.numpy(), self.width, self.noise, self.n_parts)
+
+    def error_curve(self, order: Int64, *, fold: bool = True) -> ErrorCurve:
+        """Errors along an order ``(w,)`` from one factorisation.
+
+        Folded, they include that of the noise which regularises, and so bound what is left on the rows from above. Not
+        folded, inputs that are not kept are zero and the others' weights stay.
+        """
+        absolute = self._folded_errors(order) if fold else self._unfolded_errors(order)
+        return ErrorCurve(absolute=absolute, total=self._total)
+
+    def fold(self, kept: Int64) -> Folded:
+        """What the layer computes with where it reads the inputs ``kept (k,)``, ascending, as many from each part."""
+        R, gap = self._reconstruction(kept)
+        n_out, n_in, *kernel = self.weight.shape
+        W = torch.from_numpy(self.weight).reshape(self.n_groups, n_out // self.n_groups, n_in, -1)
+        folded = torch.einsum("gocu,gcs->gosu", W, R)
+        shift = torch.einsum("gocu,gc->gou", W, gap)
+        return Folded(
+            weight=folded.reshape(n_out, len(kept) // self.n_groups, *kernel).numpy(),
+            shift=shift.reshape(n_out, *kernel).numpy(),
+        )
+
+    def drop(self, kept: Int64) -> Folded:
+        """The same without folding: the weights of the kept inputs as they were, no shift."""
+        n_out, n_in, *kernel = self.weight.shape
+        by_group = kept.reshape(self.n_groups, -1) - n_in * np.arange(self.n_groups)[:, None]
+        W = self.weight.reshape(self.n_groups, n_out // self.n_groups, n_in, *kernel)
+        weight = np.concatenate([part[:, own] for part, own in zip(W, by_group, strict=True)])
+        return Folded(weight=weight, shift=np.zeros((n_out, *kernel)))
+
+    def _reconstruction(self, kept: Int64) -> tuple[Tensor, Tensor]:
+        """``R (groups, w / groups, k / groups)`` and what it leaves of the mean, ``(groups, w / groups)``.
+
+        Written as the kept inputs themselves plus a correction, which is exactly 0 for inputs that did not change.
+        """
+        moments, n_in = self.moments, self.width // self.n_groups
+        R, gap = [], []
+        for group, own in enumerate(torch.from_numpy(kept).reshape(self.n_groups, -1)):
+            run = slice(group * n_in, (group + 1) * n_in)
+            itself = torch.zeros(n_in, len(own), dtype=torch.float64)
+            itself[own - run.start, torch.arange(len(own))] = 1.0
+            C_SS = _tensor(moments.hh)[own][:, own]
+            residual = _tensor(moments.xh)[run][:, own] - itself @ C_SS
+            C_SS.diagonal().add_(self.noise)
+            correction = torch.cholesky_solve(residual.mT, torch.linalg.cholesky(C_SS)).mT
+            R.append(itself + correction)
+            gap.append(_tensor(moments.mean)[run] - R[-1] @ _tensor(moments.mean_hat)[own])
+        return torch.stack(R), torch.stack(gap)
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        """``(w, w)``, 1 where two inputs are of one group."""
+        group = torch.arange(self.width) * self.n_groups // self.width
+        return (group[:, None] == group).double()
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        gram = _tensor(self.moments.hh) * self._mask
+        gram.diagonal().add_(self.noise)
+        return gram
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """``M (t, w)`` or its triangle: the weight, one row an output and a tap, by the root of what that counts."""
+        n_out, n_in = self.weight.shape[:2]
+        W = (
+            torch.from_numpy(self.weight).reshape(n_out, n_in, -1)
+            * torch.from_numpy(self.importance).sqrt()[:, None, None]
+        )
+        W = W.reshape(self.n_groups, n_out // self.n_groups, n_in, -1)
+        by_group = W.movedim(2, 3).reshape(self.n_groups, -1, n_in)
+        if by_group.shape[1] > n_in:
+            by_group = torch.linalg.qr(by_group, mode="r").R
+        rows = torch.zeros(self.n_groups, by_group.shape[1], self.n_groups, n_in, dtype=torch.float64)
+        rows[torch.arange(self.n_groups), :, torch.arange(self.n_groups)] = by_group
+        return rows.reshape(-1, self.width)
+
+    @cached_property
+    def _cross(self) -> Tensor:
+        """``(w, t)``, noisy ``C_hx M'``."""
+        cross = _tensor(self.moments.xh).mT * self._mask
+        cross.diagonal().add_(self.noise)
+        return cross @ self._rows.mT
+
+    @cached_property
+    def _total(self) -> float:
+        """Variance of the output: the trace of ``M C_xx M'``."""
+        M = self._rows
+        return float(((M @ _tensor(self.moments.xx)) * M).sum())
+
+    def _folded_errors(self, order: Int64) -> Float64:
+        """Each input's row of ``Z = L^-1 cross[order]`` with ``gram[order, order] = L L'`` explains its square."""
+        at = torch.from_numpy(order)
+        L = torch.linalg.cholesky(self._gram[at][:, at])
+        Z = torch.linalg.solve_triangular(L, self._cross[at], upper=False)
+        noisy_total = self._total + self.noise * float(self._rows.square().sum())
+        errors = torch.full((self.width + 1,), noisy_total, dtype=torch.float64)
+        errors[1:] -= Z.square().sum(dim=1).cumsum(0)
+        return errors.clamp_(min=0).numpy()
+
+    def _unfolded_errors(self, order: Int64) -> Float64:
+        """With second moments about 0: ``E|M x|^2 - 2 M_S E[x^_S x'] M' + M_S E[x^_S x^_S'] M_S'``, running sums."""
+        at = torch.from_numpy(order)
+        mean, mean_hat = _tensor(self.moments.mean), _tensor(self.moments.mean_hat)
+        P = self._rows.mT @ self._rows
+        all_of_it = self._total + float((self._rows @ mean).square().sum())
+        explained = ((_tensor(self.moments.xh) + torch.outer(mean, mean_hat)) * P).sum(dim=0)[at].cumsum(0)
+        own = (P * (_tensor(self.moments.hh) + torch.outer(mean_hat, mean_hat)))[at][:, at]
+        errors = torch.full((self.width + 1,), all_of_it, dtype=torch.float64)
+        errors[1:] += own.cumsum(0).cumsum(1).diagonal() - 2 * explained
+        return errors.clamp_(min=0).numpy()
+
+
+def _tensor(array: Float64) -> Tensor:
+    """A copy: PyTorch warns of memory that it must not write to."""
+    return torch.tensor(array)

@@ -1,0 +1,71 @@
+"""What tests of hidden groups share: cuts that fold nothing, and the network they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from prune_tool.surgery.demand import Indices
+from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_of, consumer_weight, find_groups
+from prune_tool.surgery.narrowing import Narrowed
+
+
+def some_of(group: HiddenGroup, n_a_run: int, seed: int = 0) -> Indices:
+    """Random neurons, as many in each run."""
+    rng = np.random.default_rng(seed)
+    run = group.width // group.n_parts
+    return np.concatenate(
+        [part * run + np.sort(rng.choice(run, n_a_run, replace=False)) for part in range(group.n_parts)]
+    )
+
+
+def unfolded(captured: fx.GraphModule, group: HiddenGroup, kept: Indices) -> Narrowed:
+    """The consumer's own columns of the kept neurons."""
+    weight, bias = consumer_weight(captured, group), consumer_bias(captured, group)
+    n_groups = group.width // weight.shape[1]
+    rows, kept_a_group = weight.chunk(n_groups), np.split(kept, n_groups)
+    columns = [
+        part[:, here - i * weight.shape[1]] for i, (part, here) in enumerate(zip(rows, kept_a_group, strict=True))
+    ]
+    return Narrowed(kept=kept, weight=torch.cat(columns), bias=torch.zeros(len(weight)) if bias is None else bias)
+
+
+def cut_all(captured: fx.GraphModule, share: float, seed: int = 0) -> dict[str, Narrowed]:
+    """Every group cut to random neurons, a ``share`` of each run."""
+    cuts = {}
+    for group in find_groups(captured):
+        kept = some_of(group, max(1, round(share * group.width / group.n_parts)), seed)
+        cuts[group.name] = unfolded(captured, group, kept)
+    return cuts
+
+
+class Masked(fx.Interpreter):
+    """The captured network with all but the kept neurons put to zero where their consumer reads them."""
+
+    def __init__(self, captured: fx.GraphModule, kept: Mapping[str, Indices]) -> None:
+        super().__init__(captured)
+        self.masks: dict[fx.Node, Tensor] = {}
+        for group in find_groups(captured):
+            if group.name in kept:
+                node = consumer_of(captured, group)
+                shape = [1] * node.all_input_nodes[0].meta["val"].ndim
+                shape[-1 if "linear" in str(node.target) else 1] = -1
+                self.masks[node] = (
+                    torch.zeros(group.width).index_fill(0, torch.from_numpy(kept[group.name]), 1).view(shape)
+                )
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n not in self.masks:
+            return super().run_node(n)
+        (x, *others), kwargs = self.fetch_args_kwargs_from_env(n)
+        return n.target(x * self.masks[n], *others, **kwargs)
+
+
+def off_by(want: tuple[Tensor, ...], got: tuple[Tensor, ...]) -> float:
+    """Largest difference, relative to the scale of each output."""
+    assert [t.shape for t in got] == [t.shape for t in want]
+    return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in zip(want, got, strict=True))
