@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prune_tool.errors import BudgetError
@@ -39,6 +39,7 @@ class Task:
             n_neurons=n_neurons,
             macs=self.trunk[reading] + self.each[reading] * n_neurons,
             n_params=n_neurons,
+            n_bytes=n_neurons,
             val=Score(n_correct=self.n_correct[reading][n_neurons - 1], n_images=N_IMAGES),
             strength=1.0,
         )
@@ -73,6 +74,7 @@ def tasks(draw: st.DrawFn) -> Task:
     return Task(n_correct=tuple(map(tuple, curves)), trunk=tuple(draw(costs)), each=tuple(draw(each)))
 
 
+@settings(deadline=None)
 @given(tasks())
 def test_a_tighter_budget_never_chooses_a_cheaper_network(task: Task) -> None:
     chosen = []
@@ -84,6 +86,7 @@ def test_a_tighter_budget_never_chooses_a_cheaper_network(task: Task) -> None:
     assert chosen == sorted(chosen, reverse=True)
 
 
+@settings(deadline=None)
 @given(tasks(), st.sampled_from(BUDGETS))
 def test_what_is_chosen_meets_the_budget_and_nothing_probed_does_at_less_cost(task: Task, budget: Budget) -> None:
     try:
@@ -94,6 +97,7 @@ def test_what_is_chosen_meets_the_budget_and_nothing_probed_does_at_less_cost(ta
     assert all(chosen.cost("macs") <= c.cost("macs") for c in task.probed if budget.is_met(c.val, FULL))
 
 
+@settings(deadline=None)
 @given(tasks(), st.sampled_from(BUDGETS))
 def test_the_order_of_testing_goes_from_safe_to_cheap(task: Task, budget: Budget) -> None:
     try:
@@ -121,6 +125,7 @@ def test_what_cannot_get_cheaper_is_not_looked_into() -> None:
     assert {candidate.reading for candidate in looked} == {0}
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 500))
 def test_halving_ends_next_to_a_size_that_does_not_meet(known: int, least: int) -> None:
     found = smallest_size(lambda n: n >= least, known)
