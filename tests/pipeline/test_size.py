@@ -25,7 +25,8 @@ from prune_tool.pipeline.measure import kept_outputs, prefix_subset, readings_of
 from prune_tool.pipeline.module import from_module
 from prune_tool.pipeline.progress import Silent
 from prune_tool.pipeline.sizing import METADATA_BYTES, TOLERANCE, bytes_in_form, float32_bytes
-from prune_tool.pipeline.workspace import Probed, Workspace, open_subject
+from prune_tool.pipeline.subject import Probed, open_subject
+from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Candidate, Form, Limit, Score
 from prune_tool.store.layout import RunFolder
 from prune_tool.surgery.capture import export_program
