@@ -302,3 +302,18 @@ def test_another_network_than_the_calibrated_one_is_refused(captured, monkeypatc
     monkeypatch.setattr(narrowing_module, "narrow_graph", lambda captured, _cuts: captured)
     with pytest.raises(VerificationError, match="differ by"):
         narrow(captured, images(), Plan(share=0.5))
+
+
+@pytest.mark.parametrize("family", ["test_vit", "test_efficientnet", "test_mambaout", "test_byobnet"])
+def test_families_are_narrowed_for_real(family):
+    """Attention, depthwise and gated layers: the rewritten network answers what was calibrated (or this raises)."""
+    import timm
+
+    torch.manual_seed(0)
+    size = {"img_size": 64} if "vit" in family else {}
+    captured = capture(timm.create_model(family, num_classes=0, **size).eval(), torch.rand(2, 3, 64, 64))
+    pictures = np.random.default_rng(0).random((2, 8, 3, 64, 64), np.float32)
+    record, module = narrow(captured, list(pictures), Plan(share=0.75))
+    assert record.macs < 0.78 * record.full_macs
+    assert record.macs == cost_of(module).macs
+    assert any(len(width.kept) < width.width for width in record.widths)
