@@ -165,6 +165,20 @@ def test_folding_and_pivots_pay(captured):
     assert best < 0.7 * lost(fold=False)
 
 
+def test_the_target_is_the_original_network(captured, monkeypatch):
+    """Calibrated on the narrowed network alone, errors pile up."""
+    plan = Plan(share=0.4, allocation="uniform")
+    best = off_by(narrow(captured, images(), plan)[1], captured)
+    rows = Sampling.rows
+
+    def narrowed_alone(*args):
+        x, x_hat = rows(*args)
+        return x if x_hat is None else x_hat, None
+
+    monkeypatch.setattr(Sampling, "rows", narrowed_alone)
+    assert best < 0.95 * off_by(narrow(captured, images(), plan)[1], captured)
+
+
 def halved(consumer, halves):
     """The layer with every other neuron."""
     kept = np.arange(0, consumer.width, 2)
