@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prune_tool.deploy.bench import Conditions
     from prune_tool.errors import PruneToolError
-    from prune_tool.pipeline.analyze import analyze
     from prune_tool.pipeline.bench import bench
-    from prune_tool.pipeline.export import export
+    from prune_tool.pipeline.export import export, export_each
     from prune_tool.pipeline.load import load
     from prune_tool.pipeline.module import from_module
     from prune_tool.pipeline.predict import predict
+    from prune_tool.pipeline.study import analyze
     from prune_tool.pipeline.workspace import Workspace
-    from prune_tool.records import Budget, PreprocessingChange, Request
+    from prune_tool.records import Budget, Form, Limit, PreprocessingChange, Request
     from prune_tool.report.html import write_report
     from prune_tool.task.pooling import Pooling
     from prune_tool.task.preprocessing import Preprocessing
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "Conditions",
+    "Form",
+    "Limit",
     "Pooling",
     "Preprocessing",
     "PreprocessingChange",
@@ -35,6 +37,7 @@ __all__ = [
     "analyze",
     "bench",
     "export",
+    "export_each",
     "from_module",
     "load",
     "predict",
@@ -44,15 +47,18 @@ __all__ = [
 _HOMES = {
     "Budget": "prune_tool.records",
     "Conditions": "prune_tool.deploy.bench",
+    "Form": "prune_tool.records",
+    "Limit": "prune_tool.records",
     "Pooling": "prune_tool.task.pooling",
     "Preprocessing": "prune_tool.task.preprocessing",
     "PreprocessingChange": "prune_tool.records",
     "PruneToolError": "prune_tool.errors",
     "Request": "prune_tool.records",
     "Workspace": "prune_tool.pipeline.workspace",
-    "analyze": "prune_tool.pipeline.analyze",
+    "analyze": "prune_tool.pipeline.study",
     "bench": "prune_tool.pipeline.bench",
     "export": "prune_tool.pipeline.export",
+    "export_each": "prune_tool.pipeline.export",
     "from_module": "prune_tool.pipeline.module",
     "load": "prune_tool.pipeline.load",
     "predict": "prune_tool.pipeline.predict",

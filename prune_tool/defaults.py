@@ -122,5 +122,6 @@ CALIBRATION_ROWS = 2**15
 N_IMPORTANCE = 64
 """Calibration images over which it is averaged how much an error of a hidden layer matters to what comes out."""
 
-FOLD_RIDGE = 1e-4
-"""Variance of the noise that regularises folded weights, as a share of the mean variance of a layer's inputs."""
+FOLD_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Strengths tried for folded weights: variance of the noise that regularises, as a share of the mean variance of a
+layer's inputs. The choice is made by images that had no part in the fold."""

@@ -37,6 +37,7 @@ def command(
     max_latency: options.MaxLatency = None,
     max_macs: options.MaxMacs = None,
     max_params: options.MaxParams = None,
+    max_size: options.MaxSize = None,
     probabilities: options.Probabilities = False,
     preprocess: options.Preprocess = "normalize",
     precision: options.Precision = "fp32",
@@ -49,7 +50,7 @@ def command(
     from prune_tool.records import Budget, Form, Target
 
     budgets = Budget.parse_all(budget)
-    limits = options.limits(latency=max_latency, macs=max_macs, params=max_params)
+    limits = options.limits(latency=max_latency, macs=max_macs, params=max_params, size=max_size)
     options.require_one_budget(budgets, limits)
     form = Form.parse(preprocess, precision, probabilities=probabilities)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)

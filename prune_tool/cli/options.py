@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from prune_tool import defaults
 from prune_tool.errors import UsageError
-from prune_tool.records import COSTS, CROP_MODES, INTERPOLATIONS, Limit, PreprocessingChange, Request, Target
+from prune_tool.records import COSTS, CROP_MODES, INTERPOLATIONS, Limit, Limited, PreprocessingChange, Request, Target
 
 
 def _hush(quiet: bool) -> bool:
@@ -73,7 +73,8 @@ Metric = Annotated[
     typer.Option("--metric", help="What counts: accuracy, or balanced-accuracy (every class alike)."),
 ]
 Cost = Annotated[
-    str, typer.Option("--cost", help="What accuracy is traded against: latency (measured), macs, params or neurons.")
+    str,
+    typer.Option("--cost", help="What accuracy is traded against: latency (measured), macs, params, size, neurons."),
 ]
 TargetProvider = Annotated[str, typer.Option("--target", help="What latency is measured on: cpu, cuda or tensorrt.")]
 TargetBatch = Annotated[int, typer.Option("--target-batch", min=1, help="Images a call, for latency.")]
@@ -87,6 +88,10 @@ MaxMacs = Annotated[
 ]
 MaxParams = Annotated[
     str | None, typer.Option("--max-params", help="Most accurate file within it: 1.5M.", show_default=False)
+]
+MaxSize = Annotated[
+    str | None,
+    typer.Option("--max-size", help="Most accurate file within it: 3MB, 500kB or 1.5MiB.", show_default=False),
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Also measure PCA, projections, first and pivoted neurons.")]
 Nearest = Annotated[bool, typer.Option("--nearest", help="Show redundancy by the authors' rule: the nearest size.")]
@@ -281,9 +286,9 @@ def points(option: str, text: str) -> float:
     return float(number)
 
 
-def limits(*, latency: str | None, macs: str | None, params: str | None) -> tuple[Limit, ...]:
+def limits(*, latency: str | None, macs: str | None, params: str | None, size: str | None) -> tuple[Limit, ...]:
     """The limits that a command's options set."""
-    texts: dict[Literal["latency", "macs", "params"], str | None] = {"latency": latency, "macs": macs, "params": params}
+    texts: dict[Limited, str | None] = {"latency": latency, "macs": macs, "params": params, "size": size}
     return tuple(Limit.parse(kind, text) for kind, text in texts.items() if text is not None)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from prune_tool.errors import BudgetError, LimitError
-from prune_tool.records import Budget, Candidate, Cost, Limit, Score
+from prune_tool.records import Budget, Candidate, Cost, Limit, Limited, Score
 
 
 def within_budget(
@@ -35,40 +35,50 @@ def within_budget(
     )
 
 
-def most_accurate(
-    candidates: Sequence[Candidate], limits: Sequence[Limit], name: Callable[[Candidate], str]
-) -> Candidate:
-    """The candidate of most correct validation predictions that stays within all limits, the cheapest among equals.
+Price = Callable[[Candidate, Limited], tuple[float, float]]
+"""What a candidate costs at least and at most, in the unit of a limit; both are the same where it is known."""
+
+
+def by_accuracy(
+    candidates: Sequence[Candidate], limits: Sequence[Limit], name: Callable[[Candidate], str], price: Price
+) -> list[Candidate]:
+    """The candidates that stay within all limits, from most correct validation predictions on; the cheaper of equals.
 
     Args:
         candidates: all that could ship.
         limits: what it may cost; at least one.
         name: says where a candidate is cut, for the error.
+        price: what is held to the limits: what each costs at least.
 
     Raises:
-        LimitError: none fits; the message names the one that exceeds its limit least, and what would take it.
+        LimitError: none fits; the message names the one that exceeds its limit least, and what would surely take it.
     """
 
     def excess(candidate: Candidate) -> float:
-        return max(candidate.cost(limit.kind)[0] / limit.most for limit in limits)
+        return max(price(candidate, limit.kind)[0] / limit.most for limit in limits)
 
     fitting = [candidate for candidate in candidates if excess(candidate) <= 1]
     if fitting:
-        return max(fitting, key=lambda c: (c.val.accuracy, -c.macs, -c.n_neurons))
+        return sorted(fitting, key=lambda c: (-c.val.accuracy, c.macs, c.n_neurons))
     nearest = min(candidates, key=excess)
-    needed = " ".join(f"--max-{limit.kind} {_typed(nearest.cost(limit.kind)[0], limit)}" for limit in limits)
     raise LimitError(
         asked=f"a network of at most {' and '.join(map(str, limits))}",
         found=f"no candidate is; the nearest has {nearest.n_neurons:,} neurons of {name(nearest)}",
-        remedy=f"{needed} would take it",
+        remedy=would_take({limit: price(nearest, limit.kind)[1] for limit in limits}),
     )
+
+
+def would_take(costs: Mapping[Limit, float]) -> str:
+    """The remedy that lets through what costs this much under each limit."""
+    return f"{' '.join(f'--max-{limit.kind} {_typed(cost, limit)}' for limit, cost in costs.items())} would take it"
 
 
 def _typed(cost: float, limit: Limit) -> str:
     """A limit that just takes ``cost``, or the one that it stays within, as one would type it."""
     if limit.kind == "latency":
         return f"{np.ceil(100 * max(cost, limit.most)) / 100:g}ms"
-    return f"{np.ceil(max(cost, limit.most) / 1e4) / 100:g}M"
+    millions = np.ceil(max(cost, limit.most) / 1e4) / 100
+    return f"{millions:.12g}{'MB' if limit.kind == 'size' else 'M'}"
 
 
 def least_budget(kept: Score, full: Score, like: Budget) -> str:

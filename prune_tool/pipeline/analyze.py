@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from prune_tool import defaults
-from prune_tool.errors import CacheError
+from prune_tool.errors import CacheError, UsageError
 from prune_tool.frontier.screen import front, near_front
 from prune_tool.pipeline.compare import compare
 from prune_tool.pipeline.features import FitData, fit_data
 from prune_tool.pipeline.latency import time_readings
 from prune_tool.pipeline.measure import measure, readings_of
-from prune_tool.pipeline.probing import fit_probe, probe_candidate
+from prune_tool.pipeline.probing import fit_probe, price_with_probe, probe_candidate
 from prune_tool.pipeline.runs import Findings, RunRecord, describe_run, findings_key, read_findings, write_run
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate, Cost, Full, MeasuredReading, Search, TimedReadings
@@ -38,8 +38,19 @@ class Analyzed:
     candidates: tuple[Candidate, ...]
 
     def frontier(self, cost: Cost | None = None) -> list[Candidate]:
-        """Candidates that no other matches in accuracy at less cost, cheapest first; by default the request's cost."""
-        return front(self.candidates, cost or self.record.request.cost)
+        """Candidates that no other matches in accuracy at less cost, cheapest first; by default the request's cost.
+
+        Raises:
+            UsageError: the cost is ``latency``, and that was not measured.
+        """
+        cost = cost or self.record.request.cost
+        if cost == "latency" and self.analysis.timed is None:
+            raise UsageError(
+                asked="the frontier of accuracy against latency",
+                found=f"a run whose cost is {self.record.request.cost}, so that no network was timed",
+                remedy='Analyze with cost="latency", or ask for another cost',
+            )
+        return front(self.candidates, cost)
 
 
 def analyze(workspace: Workspace, *, runs: Path, name: str | None = None) -> Analyzed:
@@ -121,13 +132,13 @@ def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPr
     everything = {HEAD: np.arange(width)}
     with workspace.progress.stage("fitting the full backbone's probe"):
         probe = fit_probe(data, subject.trunk, everything)
-    cost = cost_of(subject.captured)
-    n_probe = width * data.n_classes
+    price = price_with_probe(workspace, cost_of(subject.captured), everything)
     full = Full(
         input_size=subject.input_size,
         width=width,
-        macs=cost.macs + n_probe,
-        n_params=cost.n_params + n_probe + data.n_classes,
+        macs=price.macs,
+        n_params=price.n_params,
+        n_bytes=price.n_bytes,
         val=probe.score(data.judged(data.features.columns(subject.trunk, everything, data.val))),
     )
     return full, probe

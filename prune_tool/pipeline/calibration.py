@@ -18,6 +18,9 @@ from prune_tool.pipeline.progress import Progress
 from prune_tool.redundancy.joint import JointAccumulator, JointMoments
 from prune_tool.redundancy.subsets import draw_interleaved
 
+Halves = tuple[JointMoments, JointMoments]
+"""Moments of every other image, and of those between: what folds are chosen with and judged by."""
+
 
 def calibration_batches(
     captured: fx.GraphModule,
@@ -28,10 +31,10 @@ def calibration_batches(
     """Images (b, 3, h, w) on the network's device, as many as a lockstep walk may hold the activations of.
 
     Raises:
-        DataError: there are none.
+        DataError: there are fewer than two.
     """
     needed = bytes_per_image(captured.graph, [consumer.node for consumer in consumers])
-    n_most = max(1, defaults.CALIBRATION_BYTES // needed)
+    n_most = max(2, defaults.CALIBRATION_BYTES // needed)
     device = next(captured.parameters()).device
     batches: list[Tensor] = []
     n_images = 0
@@ -47,8 +50,9 @@ def calibration_batches(
             n_images += len(batches[-1])
         if len(batch) > n_fit:
             break
-    if not batches:
-        raise DataError(asked="calibrate hidden widths", found="no images", remedy="Give at least one image")
+    if n_images < 2:
+        found = f"{n_images or 'no'} image{'s' * (n_images != 1)}"
+        raise DataError(asked="calibrate hidden widths", found=found, remedy="Give at least two images")
     return batches
 
 
@@ -65,7 +69,7 @@ class Sampling:
     seed: int
 
     def rows(self, values: Values, consumer: Consumer, place: int, batch: int) -> tuple[Tensor, Tensor | None]:
-        """Rows ``x (n, w)`` of a batch and, where the narrowed network differs, ``x_hat (n, w)``; on the CPU.
+        """Rows ``x (b, places, w)`` of a batch and, where the narrowed network differs, ``x_hat`` alike; on the CPU.
 
         Args:
             values: the live values of the batch, the layer's input among them.
@@ -79,12 +83,32 @@ class Sampling:
         twin = values[consumer.input]
         return consumer.rows(twin.original, at), consumer.rows(twin.narrowed, at) if twin.differs else None
 
-    def moments(self, batches: Iterable[Values], consumer: Consumer, place: int) -> JointMoments:
+    def moments(self, batches: Iterable[Values], consumer: Consumer, place: int) -> Halves:
         """Moments of the rows of all batches. Raises ``DataError`` where there are none, or values not finite."""
-        accumulator = JointAccumulator(consumer.width)
+        halved = _Halved(consumer.width)
         for number, values in enumerate(batches):
-            accumulator.update(*self.rows(values, consumer, place, number))
-        return accumulator.freeze()
+            halved.update(*self.rows(values, consumer, place, number))
+        return halved.freeze()
+
+
+class _Halved:
+    """Gathers the moments of every other image."""
+
+    def __init__(self, width: int) -> None:
+        self._halves = JointAccumulator(width), JointAccumulator(width)
+        self._n_images = 0
+
+    def update(self, x: Tensor, x_hat: Tensor | None) -> None:
+        """Add the rows of b images, ``(b, places, w)``."""
+        for parity, half in enumerate(self._halves):
+            own = slice((parity + self._n_images) % 2, None, 2)
+            if len(x[own]):
+                half.update(x[own].flatten(0, 1), None if x_hat is None else x_hat[own].flatten(0, 1))
+        self._n_images += len(x)
+
+    def freeze(self) -> Halves:
+        """The moments of both. Raises ``DataError`` where one has no image."""
+        return self._halves[0].freeze(), self._halves[1].freeze()
 
 
 def moments_in_one_pass(
@@ -93,14 +117,14 @@ def moments_in_one_pass(
     consumers: Sequence[Consumer],
     sampling: Sampling,
     progress: Progress,
-) -> list[JointMoments]:
+) -> list[Halves]:
     """Moments of every layer's inputs in the original network, one batch's activations held at a time."""
-    accumulators = [JointAccumulator(consumer.width) for consumer in consumers]
+    halves = [_Halved(consumer.width) for consumer in consumers]
     with progress.stage("gathering moments", sampling.n_images, "images") as advance:
         for number, batch in enumerate(batches):
             walk = Lockstep(captured, [batch])
-            for place, (consumer, accumulator) in enumerate(zip(consumers, accumulators, strict=True)):
+            for place, (consumer, halved) in enumerate(zip(consumers, halves, strict=True)):
                 [values] = walk.before(consumer.node)
-                accumulator.update(*sampling.rows(values, consumer, place, number))
+                halved.update(*sampling.rows(values, consumer, place, number))
             advance(len(batch))
-    return [accumulator.freeze() for accumulator in accumulators]
+    return [halved.freeze() for halved in halves]

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from prune_tool.errors import UsageError
-from prune_tool.frontier.choice import cheapest_subset, most_accurate, safe_to_cheap, within_budget
+from prune_tool.frontier.choice import by_accuracy, cheapest_subset, safe_to_cheap, within_budget
 from prune_tool.frontier.screen import front
 from prune_tool.pipeline.analyze import probe_near
 from prune_tool.pipeline.features import FitData
-from prune_tool.pipeline.probing import cost_with_probe, probe_candidate
+from prune_tool.pipeline.job import Job
+from prune_tool.pipeline.probing import price_of, probe_candidate
+from prune_tool.pipeline.sizing import TOLERANCE, bytes_in_form
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Analysis, Budget, Candidate, Limit
+from prune_tool.records import Analysis, Budget, Candidate, Form, Limit, Limited
 from prune_tool.surgery.taps import HEAD
 
 
@@ -26,37 +28,34 @@ class Pool:
         data: training and validation features.
         analysis: of the run.
         probed: every candidate with a converged probe, on the front or not.
+        form: of the file, which its size depends on.
     """
 
     workspace: Workspace
     data: FitData
     analysis: Analysis
     probed: tuple[Candidate, ...]
+    form: Form
 
     def name(self, candidate: Candidate) -> str:
         """Where a candidate is cut."""
         return str(self.analysis.measured[candidate.reading].reading)
 
 
-def open_pool(
-    workspace: Workspace, data: FitData, analysis: Analysis, probed: tuple[Candidate, ...], taps: str | None
-) -> Pool:
-    """The candidates of a run that read certain taps only.
+def open_pool(job: Job, probed: tuple[Candidate, ...]) -> Pool:
+    """The candidates of a run that an export may choose from.
 
     Args:
-        workspace: of the run.
-        data: training and validation features.
-        analysis: of the run.
-        probed: its candidates; with certain taps only, others are probed instead.
-        taps: as in ``export``.
+        job: the export.
+        probed: the run's candidates; where the export may read certain taps only, others are probed instead.
 
     Raises:
         UsageError: the run has no such tap.
     """
-    allowed = _allowed(taps, analysis)
+    allowed = _allowed(job.terms.taps, job.analysis)
     if allowed is not None:
-        probed, _ = probe_near(workspace, data, analysis.measured, allowed)
-    return Pool(workspace=workspace, data=data, analysis=analysis, probed=probed)
+        probed, _ = probe_near(job.workspace, job.data, job.analysis.measured, allowed)
+    return Pool(workspace=job.workspace, data=job.data, analysis=job.analysis, probed=probed, form=job.terms.form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +65,12 @@ class Choice:
     Attributes:
         budget: the loss allowed.
         order: candidates to be tested, from safe to cheap.
+        or_else: candidates to be tried one by one in place of the only one, where its file turns out too large.
     """
 
     budget: Budget
     order: tuple[Candidate, ...]
+    or_else: tuple[Candidate, ...] = ()
 
     @property
     def candidate(self) -> Candidate:
@@ -89,8 +90,7 @@ def choose(pool: Pool, budget: Budget, limits: Sequence[Limit] = ()) -> Choice:
         UsageError: a limit is on what the run did not measure.
     """
     if limits:
-        _require_measured(limits, pool.analysis)
-        return Choice(budget=budget, order=(most_accurate(pool.probed, limits, pool.name),))
+        return _within(pool, budget, limits)
     cost, full = pool.workspace.request.cost, pool.analysis.full.val
     eligible = within_budget(front(pool.probed, cost), full, budget, pool.name)
     with pool.workspace.progress.stage("finding the smallest subset"):
@@ -102,6 +102,21 @@ def choose(pool: Pool, budget: Budget, limits: Sequence[Limit] = ()) -> Choice:
             promised=partial(_promised, pool),
         )
     return Choice(budget=budget, order=tuple(safe_to_cheap(eligible, last, cost)))
+
+
+def _within(pool: Pool, budget: Budget, limits: Sequence[Limit]) -> Choice:
+    """The most accurate candidate within the limits; of sizes, the file decides, and others stand by."""
+    _require_measured(limits, pool.analysis)
+
+    def price(candidate: Candidate, kind: Limited) -> tuple[float, float]:
+        if kind != "size":
+            return (candidate.cost(kind)[0],) * 2
+        predicted = bytes_in_form(candidate, pool.form)
+        return predicted / (1 + TOLERANCE), predicted * (1 + TOLERANCE)
+
+    first, *others = by_accuracy(pool.probed, limits, pool.name, price)
+    sized = any(limit.kind == "size" for limit in limits)
+    return Choice(budget=budget, order=(first,), or_else=tuple(others) if sized else ())
 
 
 def _shrunk(pool: Pool, candidate: Candidate, n_neurons: int) -> Candidate:
@@ -117,9 +132,15 @@ def _shrunk(pool: Pool, candidate: Candidate, n_neurons: int) -> Candidate:
 def _promised(pool: Pool, candidate: Candidate, n_neurons: int) -> Candidate:
     """A candidate with the cost of a smaller subset and the accuracy that it has."""
     reading = pool.analysis.measured[candidate.reading].reading
-    cost = cost_with_probe(pool.workspace, pool.data, reading, n_neurons)
-    latency_ms = _scaled(candidate, cost.macs)
-    return replace(candidate, n_neurons=n_neurons, macs=cost.macs, n_params=cost.n_params, latency_ms=latency_ms)
+    price = price_of(pool.workspace, pool.data, reading, n_neurons)
+    return replace(
+        candidate,
+        n_neurons=n_neurons,
+        macs=price.macs,
+        n_params=price.n_params,
+        n_bytes=price.n_bytes,
+        latency_ms=_scaled(candidate, price.macs),
+    )
 
 
 def _scaled(candidate: Candidate, macs: int) -> float | None:

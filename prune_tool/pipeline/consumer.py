@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, ops
 from torch.nn import functional as F
 
-from prune_tool.redundancy.reconstruction import Folded
+from prune_tool.redundancy.reconstruction import Folded, Layer
 from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_weight
 from prune_tool.surgery.narrowing import Narrowed
 from prune_tool.surgery.site import shape_of
@@ -41,10 +41,15 @@ class Consumer:
         """Neurons of the hidden group."""
         return self.group.width
 
-    @property
-    def n_groups(self) -> int:
-        """Groups of a convolution, else 1."""
-        return self.width // int(self.weight.shape[1])
+    def layer(self, importance: NDArray[np.float64]) -> Layer:
+        """It in the terms of a reconstruction, its outputs counting as ``importance (out,)`` says."""
+        n_groups = self.width // int(self.weight.shape[1])
+        return Layer(
+            weight=self.weight.astype(np.float64),
+            n_groups=n_groups,
+            n_parts=math.lcm(self.group.n_parts, n_groups),
+            importance=importance,
+        )
 
     @property
     def n_places(self) -> int:
@@ -58,7 +63,7 @@ class Consumer:
         return -1 if self._is_linear else 1
 
     def rows(self, values: Tensor, places: Tensor) -> Tensor:
-        """Inputs of b images at some ``places`` of each: ``(b * len(places), width)`` on the CPU.
+        """Inputs of b images at some ``places`` of each: ``(b, len(places), width)`` on the CPU.
 
         Args:
             values: ``(b, width, *space)`` before a convolution, ``(b, ..., width)`` before a linear layer.
@@ -69,7 +74,7 @@ class Consumer:
                 values = values[(slice(None),) * axis + (slice(None, None, stride),)]
             values = values.flatten(2).mT
         by_place = values.reshape(-1, self.n_places, self.width)
-        return by_place[:, places.to(values.device)].flatten(0, 1).cpu()
+        return by_place[:, places.to(values.device)].cpu()
 
     def call(self, values: Tensor, narrowed: Narrowed) -> Tensor:
         """What the narrowed layer answers to the whole width."""

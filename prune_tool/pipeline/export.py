@@ -21,6 +21,7 @@ from prune_tool.pipeline.build import FullInt8, Shippable, build_full, quantise_
 from prune_tool.pipeline.choosing import Choice, choose, open_pool
 from prune_tool.pipeline.exported import Exported
 from prune_tool.pipeline.features import fit_data
+from prune_tool.pipeline.fitting import first_within
 from prune_tool.pipeline.job import Job, Terms
 from prune_tool.pipeline.metadata import full_entries
 from prune_tool.pipeline.runs import read_analysis, read_candidates, read_record, require_same
@@ -54,7 +55,8 @@ def export(
         budget: the loss allowed, relative to the full backbone.
         confidence: one-sided, of the certificate.
         limits: what the file may cost at most. With any, the most accurate candidate within them ships, and the budget
-            is only what its certificate speaks of.
+            is only what its certificate speaks of. A limit on size is held against the file itself: where it is larger
+            than was predicted, the next candidate is tried.
         taps: ``None`` for all, ``last`` for the penultimate layer alone, or names separated by commas.
         form: precision and outputs of the file, and what it does to an image before the network.
 
@@ -64,12 +66,13 @@ def export(
 
     Raises:
         BudgetError: nothing meets the budget on the validation images, in that precision.
+        LimitError: nothing is within the limits.
         VerificationError: a written file does not compute what it should. The run folder is as it was.
         RunError: the run is damaged, or model or images have changed since.
         UsageError: the form cannot be had of this backbone.
     """
     job = open_job(workspace, run, Terms(confidence=confidence, taps=taps, limits=tuple(limits), form=form))
-    choice = choose(open_pool(workspace, job.data, job.analysis, read_candidates(run), taps), budget, limits)
+    choice = choose(open_pool(job, read_candidates(run)), budget, limits)
     return ship(job, run, choice)
 
 
@@ -105,7 +108,7 @@ def export_each(
     """
     job = open_job(workspace, run, Terms(confidence=confidence, taps=taps, limits=(), form=form))
     _require_places(run, budgets)
-    pool = open_pool(workspace, job.data, job.analysis, read_candidates(run), taps)
+    pool = open_pool(job, read_candidates(run))
     choices = {budget.spelled: choose(pool, budget) for budget in budgets}
     with _scratch(run) as scratch:
         sealed = _sealed(job, choices, RunFolder(Path(scratch)))
@@ -194,9 +197,11 @@ def _write_full(job: Job, work: RunFolder) -> Stage:
 
 def _settled_files(job: Job, choice: Choice, folder: Path) -> list[Shippable]:
     """The files that will be tested; none where neurons are, and the file is built afterwards."""
-    if job.terms.form.is_plain:
-        return []
-    return settle(job.workspace, choice.order, partial(job.make, choice.budget), folder)
+    make = partial(job.make, choice.budget)
+    size = next((limit for limit in job.terms.limits if limit.kind == "size"), None)
+    if size is not None:
+        return [first_within((choice.candidate, *choice.or_else), make, folder, size, job.workspace.progress)]
+    return [] if job.terms.form.is_plain else settle(job.workspace, choice.order, make, folder)
 
 
 def _outcomes(
@@ -204,7 +209,7 @@ def _outcomes(
 ) -> dict[str, Outcome]:
     """Every budget's sequence of tests, on the same test images."""
     tests = {name: partial(trial.drop, choice.budget) for name, choice in choices.items()}
-    if not job.terms.form.is_plain:
+    if all(files.values()):
         return {name: by_files(job.workspace, files[name], test=test) for name, test in tests.items()}
     candidates = [candidate for choice in choices.values() for candidate in choice.order]
     neurons = NeuronsOnTest(job.workspace, job.analysis, job.data, candidates)

@@ -148,8 +148,7 @@ def _cost_group(captured: fx.GraphModule, group: HiddenGroup) -> GroupCost:
 def _saved_by_halving(captured: fx.GraphModule, groups: Sequence[HiddenGroup]) -> Cost:
     """Against the network that computes what its outputs read, so that nothing else counts as saved."""
     halves = {group.name: group.n_parts * (group.width // group.n_parts // 2) for group in groups}
-    before, after = cost_of_narrowed(captured, {}), cost_of_narrowed(captured, halves)
-    return Cost(macs=before.macs - after.macs, n_params=before.n_params - after.n_params)
+    return cost_of_narrowed(captured, {}) - cost_of_narrowed(captured, halves)
 
 
 def _cost_tap(captured: fx.GraphModule, number: int, tap: Tap) -> TapCost:

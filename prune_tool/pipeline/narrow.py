@@ -23,7 +23,7 @@ from torch import Tensor, fx
 from prune_tool import defaults
 from prune_tool.deploy.verify import FLOAT32_TOLERANCE
 from prune_tool.errors import ModelError, VerificationError
-from prune_tool.pipeline.calibration import Sampling, calibration_batches, moments_in_one_pass
+from prune_tool.pipeline.calibration import Halves, Sampling, calibration_batches, moments_in_one_pass
 from prune_tool.pipeline.consumer import Consumer
 from prune_tool.pipeline.importance import importance_of
 from prune_tool.pipeline.lockstep import Lockstep
@@ -31,12 +31,14 @@ from prune_tool.pipeline.progress import Progress, Silent
 from prune_tool.records import Allocation, NarrowedWidth, Narrowing, Strategy
 from prune_tool.redundancy.allocation import SharedCost, Width, allocate, uniform, unit_of
 from prune_tool.redundancy.checks import Float64, Int64
-from prune_tool.redundancy.joint import JointMoments
-from prune_tool.redundancy.reconstruction import Reconstruction
+from prune_tool.redundancy.cross_fit import cross_fit
+from prune_tool.redundancy.reconstruction import ErrorCurve, Layer, Reconstruction
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.groups import HiddenGroup, find_groups
 from prune_tool.surgery.narrowing import Narrowed, narrow_graph
 from prune_tool.surgery.shared_cost import macs_terms
+
+_ORDER_RIDGE = 1e-3  # regularises the choice of neurons: a copy comes late, unless what else is left varies less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,7 @@ class Narrower:
         self._sampling = Sampling(n_images=sum(map(len, self._batches)), seed=seed)
         self._cost = SharedCost(terms=macs_terms(self._captured, [consumer.group for consumer in self._consumers]))
         self._full_cost = self._cost.of(np.ones(len(self._consumers)))
+        self._errors: dict[tuple[Strategy, bool], list[Float64]] = {}
 
     def narrow(self, plan: Plan) -> tuple[Narrowing, fx.GraphModule]:
         """What was kept, and the narrowed network, which takes and returns what the captured one does.
@@ -137,7 +140,12 @@ class Narrower:
             return importance_of(self._captured, some, self._consumers, self._seed)
 
     @cached_property
-    def _moments(self) -> list[JointMoments]:
+    def _layers(self) -> list[Layer]:
+        weighed = zip(self._consumers, self._importance, strict=True)
+        return [consumer.layer(importance) for consumer, importance in weighed]
+
+    @cached_property
+    def _moments(self) -> list[Halves]:
         """Of every width in the original network."""
         return moments_in_one_pass(self._captured, self._batches, self._consumers, self._sampling, self._progress)
 
@@ -149,11 +157,11 @@ class Narrower:
         if plan.allocation == "uniform":
             flat = [np.zeros(group.width + 1) for group in groups]
             return uniform([Width(errors=e, unit=u) for e, u in zip(flat, units, strict=True)], self._cost, target)
-        errors = []
-        for place, moments in enumerate(self._moments):
-            problem = self._problem(place, moments)
-            order = problem.order(plan.strategy, seed=self._seed, place=place)
-            errors.append(problem.error_curve(order, fold=plan.fold).absolute)
+        way = plan.strategy, plan.fold
+        if way not in self._errors:
+            judged = (self._judged(plan, place, halves) for place, halves in enumerate(self._moments))
+            self._errors[way] = [curve.absolute for _, curve, _ in judged]
+        errors = self._errors[way]
         return allocate([Width(errors=e, unit=u) for e, u in zip(errors, units, strict=True)], self._cost, target)
 
     def _walk(self, plan: Plan, n_kept: Int64) -> tuple[dict[str, Narrowed], tuple[NarrowedWidth, ...], list[Tensor]]:
@@ -164,8 +172,8 @@ class Narrower:
         with self._progress.stage("narrowing", len(self._consumers)) as advance:
             for place, (consumer, n) in enumerate(zip(self._consumers, n_kept.tolist(), strict=True)):
                 if n < consumer.width:
-                    moments = self._sampling.moments(walk.before(consumer.node), consumer, place)
-                    width, cut = self._narrowed(plan, place, moments, n)
+                    halves = self._sampling.moments(walk.before(consumer.node), consumer, place)
+                    width, cut = self._narrowed(plan, place, halves, n)
                     walk.narrow(consumer, cut)
                     made[consumer.group.name] = cut
                     widths.append(width)
@@ -174,26 +182,26 @@ class Narrower:
                 advance(1)
         return made, tuple(widths), [twin.narrowed for twin in next(walk.outputs())]
 
-    def _narrowed(self, plan: Plan, place: int, moments: JointMoments, n: int) -> tuple[NarrowedWidth, Narrowed]:
+    def _narrowed(self, plan: Plan, place: int, halves: Halves, n: int) -> tuple[NarrowedWidth, Narrowed]:
         """The ``n`` neurons of a width to keep, and what the layer then computes with."""
-        problem = self._problem(place, moments)
-        order = problem.order(plan.strategy, seed=self._seed, place=place)
-        curve = problem.error_curve(order, fold=plan.fold)
-        kept = np.sort(order[:n])
+        order, curve, ridges = self._judged(plan, place, halves, n)
+        kept = np.sort(order)
         consumer = self._consumers[place]
+        problem = Reconstruction(self._layers[place], halves[0].merged(halves[1]), float(ridges[n]))
         cut = consumer.narrowed(kept, problem.fold(kept) if plan.fold else problem.drop(kept))
         return _record(consumer.group, kept, float(curve.relative[n]), float(curve.absolute[n])), cut
 
-    def _problem(self, place: int, moments: JointMoments) -> Reconstruction:
-        consumer = self._consumers[place]
-        return Reconstruction(
-            moments,
-            consumer.weight,
-            n_groups=consumer.n_groups,
-            n_parts=consumer.group.n_parts,
-            ridge=defaults.FOLD_RIDGE,
-            importance=self._importance[place],
-        )
+    def _judged(
+        self, plan: Plan, place: int, halves: Halves, n: int | None = None
+    ) -> tuple[Int64, ErrorCurve, Float64]:
+        """The first ``n`` neurons to keep (all by default), and by how many are: errors, and the ridge to fold with."""
+        layer = self._layers[place]
+        both = Reconstruction(layer, halves[0].merged(halves[1]), _ORDER_RIDGE)
+        order = both.order(plan.strategy, seed=self._seed, place=place)
+        if not plan.fold:
+            return order[:n], both.error_curve(order, fold=False), np.full(layer.width + 1, _ORDER_RIDGE)
+        fitted = cross_fit(layer, halves, order[:n], defaults.FOLD_RIDGES)
+        return order[:n], fitted.curve, fitted.ridge
 
 
 def _record(group: HiddenGroup, kept: Int64, error: float, effect: float) -> NarrowedWidth:

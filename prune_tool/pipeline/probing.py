@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from prune_tool import defaults
 from prune_tool.pipeline.features import FitData
 from prune_tool.pipeline.measure import Subset, kept_outputs, moments_of, orders_of, prefix_subset
+from prune_tool.pipeline.sizing import float32_bytes
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Candidate, Reading, Trunk
 from prune_tool.redundancy.logistic import LogisticProbe, choose_logistic
@@ -43,21 +45,39 @@ def probe_candidate(
     subset = subset_of(workspace, data, reading, n_neurons)
     probe = fit_probe(data, reading.trunk, subset, strengths)
     found = data.features.columns(reading.trunk, subset, data.val)
-    cost = cost_with_probe(workspace, data, reading, n_neurons)
+    price = price_of(workspace, data, reading, n_neurons)
     return Candidate(
         reading=number,
         n_neurons=n_neurons,
-        macs=cost.macs,
-        n_params=cost.n_params,
+        macs=price.macs,
+        n_params=price.n_params,
+        n_bytes=price.n_bytes,
         val=probe.score(data.judged(found)),
         strength=probe.strength,
     )
 
 
-def cost_with_probe(workspace: Workspace, data: FitData, reading: Reading, n_neurons: int) -> Cost:
-    """Cost of the network that reads ``n_neurons`` of a reading, probe included; no probe is fitted."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a network with its probe costs: MACs an image, parameters, and bytes of its float32 file as predicted."""
+
+    macs: int
+    n_params: int
+    n_bytes: int
+
+
+def price_of(workspace: Workspace, data: FitData, reading: Reading, n_neurons: int) -> Price:
+    """Price of ``n_neurons`` of a reading; no probe is fitted."""
     subject = workspace.subject(reading.trunk)
-    kept = kept_outputs(subset_of(workspace, data, reading, n_neurons), subject)
-    cost = cost_of(subject.captured, kept, round_to=workspace.request.round_to)
-    n_probe = data.n_classes * n_neurons
-    return Cost(macs=cost.macs + n_probe, n_params=cost.n_params + n_probe + data.n_classes)
+    subset = subset_of(workspace, data, reading, n_neurons)
+    trunk = cost_of(subject.captured, kept_outputs(subset, subject), round_to=workspace.request.round_to)
+    return price_with_probe(workspace, trunk, subset)
+
+
+def price_with_probe(workspace: Workspace, trunk: Cost, subset: Subset) -> Price:
+    """Price of a trunk that puts out a subset, with the probe on it."""
+    n_classes, n_neurons = len(workspace.source.classes), sum(map(len, subset.values()))
+    n_probe = n_classes * n_neurons
+    cost = Cost(macs=trunk.macs + n_probe, n_params=trunk.n_params + n_probe + n_classes, n_calls=trunk.n_calls + 1)
+    n_bytes = float32_bytes(cost, subset, workspace.source.classes)
+    return Price(macs=cost.macs, n_params=cost.n_params, n_bytes=n_bytes)

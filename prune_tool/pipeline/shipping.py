@@ -14,6 +14,7 @@ from prune_tool.frontier.certificate import certify
 from prune_tool.pipeline.build import FullInt8, Shippable
 from prune_tool.pipeline.card import write_card
 from prune_tool.pipeline.exported import Exported
+from prune_tool.pipeline.fitting import require_within
 from prune_tool.pipeline.job import Job
 from prune_tool.pipeline.metadata import shipped_entries
 from prune_tool.pipeline.predictions import write_predictions
@@ -80,6 +81,7 @@ def seal(
 
     Raises:
         VerificationError: it resizes test images otherwise than timm's transform.
+        LimitError: the certificate makes it larger than it may be.
     """
     built, kept = trial.agreed(outcome), outcome.logits.argmax(axis=1)
     certificate = certify(trial.drop(budget, kept), after_failure=outcome.none_passed)
@@ -87,6 +89,7 @@ def seal(
     slower = None if faster is None else warning(built.form.precision, faster)
     model = outcome.shipped.folder.model
     n_bytes = update_metadata(model, shipped_entries(certificate, built.candidate))
+    require_within(n_bytes, job.terms.limits)
     exported = Exported(
         sentence=certificate.sentence(),
         certificate=certificate,

@@ -12,8 +12,10 @@ from prune_tool.records.score import Score
 Strategy = Literal["random", "pivoted"]
 Allocation = Literal["allocated", "uniform"]
 Metric = Literal["accuracy", "balanced-accuracy"]
-Cost = Literal["latency", "macs", "params", "neurons"]
-COSTS: tuple[Cost, ...] = ("latency", "macs", "params", "neurons")
+Cost = Literal["latency", "macs", "params", "size", "neurons"]
+COSTS: tuple[Cost, ...] = ("latency", "macs", "params", "size", "neurons")
+Limited = Literal["latency", "macs", "params", "size"]
+"""Costs that a limit can be set on."""
 Engine = Literal["local", "ray"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -75,33 +77,45 @@ class Budget:
         return f"{100 * self.loss:g} %" if self.kind == "relative" else f"{100 * self.loss:g} points"
 
 
+_UNITS: dict[Limited, dict[str, float]] = {
+    "latency": {"ms": 1.0},
+    "macs": {"k": 1e3, "M": 1e6, "G": 1e9},
+    "params": {"k": 1e3, "M": 1e6, "G": 1e9},
+    "size": {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 1e3, "mb": 1e6, "gb": 1e9, "k": 1e3, "m": 1e6, "g": 1e9}
+    | {"b": 1.0},  # the last, since all the others of bytes end in it
+}
+_EXAMPLES: dict[Limited, str] = {"latency": "5ms", "macs": "200M", "params": "1.5M", "size": "3MB"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What the file may cost at most: milliseconds a call on the target, or a number of MACs or parameters."""
+    """What the file may cost at most: milliseconds a call on the target, a number of MACs or parameters, or bytes."""
 
-    kind: Literal["latency", "macs", "params"]
+    kind: Limited
     most: float
 
     @staticmethod
-    def parse(kind: Literal["latency", "macs", "params"], text: str) -> Limit:
-        """Read ``5ms``, ``200M`` or ``1.5G``. Raises ``UsageError`` on anything else."""
-        units = {"ms": 1.0} if kind == "latency" else {"k": 1e3, "M": 1e6, "G": 1e9}
-        for unit, factor in units.items():
-            number = text.removesuffix(unit)
-            if number != text and number.replace(".", "", 1).isdecimal() and float(number) > 0:
+    def parse(kind: Limited, text: str) -> Limit:
+        """Read ``5ms``, ``200M`` or ``1.5G``, and of sizes ``3MB``, ``500kB`` (thousands) or ``1.5MiB`` (of 1,024).
+
+        Sizes are read in any case, with or without a space before the unit. Raises ``UsageError`` on anything else.
+        """
+        spelled = text.lower().replace(" ", "") if kind == "size" else text
+        for unit, factor in _UNITS[kind].items():
+            number = spelled.removesuffix(unit)
+            if number != spelled and number.replace(".", "", 1).isdecimal() and float(number) > 0:
                 return Limit(kind=kind, most=float(number) * factor)
-        example = "5ms" if kind == "latency" else "200M"
         raise UsageError(
             asked=f"--max-{kind} {text}",
             found="not a positive number with its unit",
-            remedy=f"Try --max-{kind} {example}",
+            remedy=f"Try --max-{kind} {_EXAMPLES[kind]}",
         )
 
     def __str__(self) -> str:
-        return f"{self.most:g} ms" if self.kind == "latency" else f"{self.most / 1e6:g} M {_COUNTED[self.kind]}"
+        return f"{self.most:g} ms" if self.kind == "latency" else f"{self.most / 1e6:g} {_COUNTED[self.kind]}"
 
 
-_COUNTED = {"macs": "MACs", "params": "parameters"}
+_COUNTED: dict[str, str] = {"macs": "M MACs", "params": "M parameters", "size": "MB"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +235,8 @@ class Request:
             the training labels.
         metric: what budgets, curves and the certificate count: all images alike, or all classes.
         compare: also measure other ways to take numbers from the penultimate layer.
-        cost: what the frontier trades accuracy against. ``latency`` is measured; the others are counted on the graph.
+        cost: what the frontier trades accuracy against. ``latency`` is measured; the others are counted on the graph,
+            ``size`` in bytes of a float32 file.
         target: what latency is measured on.
         round_to: kept widths inside the network are rounded up to a multiple of this; what comes out does not change.
         preprocessing: what is to differ from the backbone's own.

@@ -93,12 +93,16 @@ class MeasuredReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Full:
-    """The yardstick: the backbone as it came, penultimate layer, its own input size, a converged logistic probe."""
+    """The yardstick: the backbone as it came, penultimate layer, its own input size, a converged logistic probe.
+
+    ``n_bytes`` is the size of its file, as predicted for candidates.
+    """
 
     input_size: int
     width: int
     macs: int
     n_params: int
+    n_bytes: int
     val: Score
 
 
@@ -225,6 +229,7 @@ class Candidate:
         reading: index into ``Analysis.measured``.
         n_neurons: subset size; the subset is the prefix of this length of draw 0 (or of the pivoted order).
         macs, n_params: of the sliced trunk and probe.
+        n_bytes: predicted size of its file in float32.
         val: validation score of its logistic probe.
         strength: L2 strength of that probe, chosen on the same validation images.
         latency_ms: predicted, a call on the request's target: measured on the reading's whole network and scaled by the
@@ -235,6 +240,7 @@ class Candidate:
     n_neurons: int
     macs: int
     n_params: int
+    n_bytes: int
     val: Score
     strength: float
     latency_ms: float | None = None
@@ -244,4 +250,5 @@ class Candidate:
         if kind == "latency":
             assert self.latency_ms is not None, "latency was not measured"
             return self.latency_ms, self.macs, self.n_neurons
-        return {"macs": self.macs, "params": self.n_params, "neurons": self.n_neurons}[kind], self.macs, self.n_neurons
+        counted = {"macs": self.macs, "params": self.n_params, "size": self.n_bytes, "neurons": self.n_neurons}
+        return counted[kind], self.macs, self.n_neurons

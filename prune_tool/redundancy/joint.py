@@ -48,6 +48,22 @@ class JointMoments:
         """``w``, number of neurons."""
         return len(self.mean)
 
+    def merged(self, other: JointMoments) -> JointMoments:
+        """The moments of the rows of both."""
+        n_rows = self.n_rows + other.n_rows
+        mine, theirs = self.n_rows / n_rows, other.n_rows / n_rows
+        gap, gap_hat = other.mean - self.mean, other.mean_hat - self.mean_hat
+        xx = mine * self.xx + theirs * other.xx + mine * theirs * np.outer(gap, gap)
+        is_same = self.hh is self.xx and other.hh is other.xx
+        return JointMoments(
+            n_rows=n_rows,
+            mean=self.mean + theirs * gap,
+            mean_hat=self.mean_hat + theirs * gap_hat,
+            xx=xx,
+            xh=xx if is_same else mine * self.xh + theirs * other.xh + mine * theirs * np.outer(gap, gap_hat),
+            hh=xx if is_same else mine * self.hh + theirs * other.hh + mine * theirs * np.outer(gap_hat, gap_hat),
+        )
+
 
 class JointAccumulator:
     """Gathers the joint moments of ``width`` neurons; ``freeze`` hands them on."""
@@ -101,7 +117,7 @@ class JointAccumulator:
         """
         if self._n_rows == 0:
             raise DataError(
-                asked="moments of hidden neurons", found="no images", remedy="Calibrate on at least one image"
+                asked="moments of hidden neurons", found="no images", remedy="Calibrate on at least two images"
             )
         w = self._width
         covariance: Float64 = (self._scatter / self._n_rows).numpy()

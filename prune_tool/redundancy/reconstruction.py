@@ -20,13 +20,11 @@ is never worse than leaving the weights as they are, even on the rows themselves
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prune_tool.errors import UsageError
@@ -56,7 +54,7 @@ class ErrorCurve:
     """Expected squared error of a layer's output, summed over outputs and taps, for every number of inputs kept.
 
     Attributes:
-        absolute: ``(w + 1,)`` float64, falling where folded; entry ``k`` keeps the first ``k`` inputs of the order.
+        absolute: ``(k + 1,)`` float64; entry ``j`` keeps the first ``j`` inputs of an order.
         total: variance of the output, summed likewise: the error where nothing is kept but the mean.
     """
 
@@ -65,50 +63,80 @@ class ErrorCurve:
 
     @property
     def relative(self) -> Float64:
-        """``(w + 1,)``, share of the output's variance that is lost; all 0 where the output does not vary."""
+        """``(k + 1,)``, share of the output's variance that is lost; all 0 where the output does not vary."""
         return self.absolute / self.total if self.total > 0 else np.zeros_like(self.absolute)
 
 
-class Reconstruction:
-    """One layer and the moments of its inputs: which inputs to keep, what that costs, and what to fold.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """What a layer does to its ``w`` inputs.
 
-    Args:
-        moments: of the layer's ``w`` inputs.
-        weight: ``(out, w / n_groups, *kernel)``.
+    Attributes:
+        weight: ``(out, w / n_groups, *kernel)`` float64.
         n_groups: of a grouped convolution; group ``i`` reads the ``i``-th of as many equal runs of the inputs, and so
             do its outputs.
         n_parts: equal runs of the inputs of which as many are to be kept from each; a multiple of ``n_groups``.
-        ridge: variance of the noise that regularises, as a share of the inputs' mean variance; above 0.
-        importance: ``(out,)``, what the squared error of each output counts, at least 0; 1 by default. It weighs what
-            is kept and what errors are, and leaves folded weights as they are: every output has its own.
+        importance: ``(out,)`` float64, what the squared error of each output counts, at least 0. It weighs what is kept
+            and what errors are, and leaves folded weights as they are: every output has its own.
 
     Raises:
         UsageError: shapes or numbers that do not fit each other.
     """
 
-    def __init__(
-        self,
-        moments: JointMoments,
-        weight: NDArray[np.floating],
-        *,
-        n_groups: int = 1,
-        n_parts: int = 1,
-        ridge: float,
-        importance: Float64 | None = None,
-    ) -> None:
-        n_out, n_in = weight.shape[:2]
-        n_parts = math.lcm(n_parts, n_groups)
-        if n_in * n_groups != moments.width or n_out % n_groups or moments.width % n_parts or not ridge > 0:
+    weight: Float64
+    n_groups: int
+    n_parts: int
+    importance: Float64
+
+    def __post_init__(self) -> None:
+        n_out = len(self.weight)
+        if self.n_parts % self.n_groups or n_out % self.n_groups or self.width % self.n_parts:
             raise UsageError(
-                asked=f"narrow a layer of weight {weight.shape}, {n_groups} groups, ridge {ridge:g}",
-                found=f"{moments.width:,} inputs in {n_parts} parts",
-                remedy="Give a weight (out, inputs / groups, *kernel), parts that divide the inputs, a ridge above 0",
+                asked=f"narrow a layer of weight {self.weight.shape}",
+                found=f"{self.width:,} inputs in {self.n_parts} parts and {self.n_groups} groups",
+                remedy="Give a weight (out, inputs / groups, *kernel), and parts and groups that divide its inputs",
             )
+
+    @property
+    def width(self) -> int:
+        """``w``, number of inputs."""
+        return int(self.weight.shape[1]) * self.n_groups
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """``M (t, w)`` or its triangle: the weight, one row an output and a tap, by the root of what that counts."""
+        n_out, n_in = self.weight.shape[:2]
+        W = torch.from_numpy(self.weight).reshape(n_out, n_in, -1)
+        W = W * torch.from_numpy(self.importance).sqrt()[:, None, None]
+        by_group = W.reshape(self.n_groups, -1, n_in, W.shape[2]).movedim(2, 3).reshape(self.n_groups, -1, n_in)
+        if by_group.shape[1] > n_in:
+            by_group = torch.linalg.qr(by_group, mode="r").R
+        rows = torch.zeros(self.n_groups, by_group.shape[1], self.n_groups, n_in, dtype=torch.float64)
+        rows[torch.arange(self.n_groups), :, torch.arange(self.n_groups)] = by_group
+        return rows.reshape(-1, self.width)
+
+
+class Reconstruction:
+    """A layer and the moments of its inputs: which inputs to keep, what that costs, and what to fold.
+
+    Args:
+        layer: which reads them.
+        moments: of its ``w`` inputs.
+        ridge: variance of the noise that regularises, as a share of the inputs' mean variance; above 0.
+
+    Raises:
+        UsageError: moments of another width, or a ridge that is not positive.
+    """
+
+    def __init__(self, layer: Layer, moments: JointMoments, ridge: float) -> None:
+        if layer.width != moments.width or not ridge > 0:
+            raise UsageError(
+                asked=f"reconstruct {layer.width:,} inputs with ridge {ridge:g}",
+                found=f"moments of {moments.width:,}",
+                remedy="Give moments of the layer's own inputs, and a ridge above 0",
+            )
+        self.layer = layer
         self.moments = moments
-        self.weight: Float64 = np.asarray(weight, np.float64)
-        self.importance: Float64 = np.ones(n_out) if importance is None else importance
-        self.n_groups = n_groups
-        self.n_parts = n_parts
         mean_variance = float(moments.hh.diagonal().mean())
         self.noise = ridge * (mean_variance if mean_variance > 0 else 1.0)
 
@@ -127,35 +155,35 @@ class Reconstruction:
             place: of the layer in its network: every layer has a draw of its own.
         """
         if strategy == "random":
-            return draw_interleaved(self.width, self.n_parts, seed, place)
-        return greedy_order(self._gram.numpy(), self._cross.numpy(), self.width, self.noise, self.n_parts)
+            return draw_interleaved(self.width, self.layer.n_parts, seed, place)
+        return greedy_order(self._gram.numpy(), self._cross.numpy(), self.width, self.noise, self.layer.n_parts)
 
     def error_curve(self, order: Int64, *, fold: bool = True) -> ErrorCurve:
-        """Errors along an order ``(w,)`` from one factorisation.
+        """Errors along an order ``(w,)``, on the rows of the moments, from one factorisation.
 
         Folded, they include that of the noise which regularises, and so bound what is left on the rows from above. Not
         folded, inputs that are not kept are zero and the others' weights stay.
         """
         absolute = self._folded_errors(order) if fold else self._unfolded_errors(order)
-        return ErrorCurve(absolute=absolute, total=self._total)
+        return ErrorCurve(absolute=absolute, total=self.total)
 
     def fold(self, kept: Int64) -> Folded:
         """What the layer computes with where it reads the inputs ``kept (k,)``, ascending, as many from each part."""
         R, gap = self._reconstruction(kept)
-        n_out, n_in, *kernel = self.weight.shape
-        W = torch.from_numpy(self.weight).reshape(self.n_groups, n_out // self.n_groups, n_in, -1)
+        n_out, n_in, *kernel = self.layer.weight.shape
+        W = torch.from_numpy(self.layer.weight).reshape(self.layer.n_groups, n_out // self.layer.n_groups, n_in, -1)
         folded = torch.einsum("gocu,gcs->gosu", W, R)
         shift = torch.einsum("gocu,gc->gou", W, gap)
         return Folded(
-            weight=folded.reshape(n_out, len(kept) // self.n_groups, *kernel).numpy(),
+            weight=folded.reshape(n_out, len(kept) // self.layer.n_groups, *kernel).numpy(),
             shift=shift.reshape(n_out, *kernel).numpy(),
         )
 
     def drop(self, kept: Int64) -> Folded:
         """The same without folding: the weights of the kept inputs as they were, no shift."""
-        n_out, n_in, *kernel = self.weight.shape
-        by_group = kept.reshape(self.n_groups, -1) - n_in * np.arange(self.n_groups)[:, None]
-        W = self.weight.reshape(self.n_groups, n_out // self.n_groups, n_in, *kernel)
+        n_out, n_in, *kernel = self.layer.weight.shape
+        by_group = kept.reshape(self.layer.n_groups, -1) - n_in * np.arange(self.layer.n_groups)[:, None]
+        W = self.layer.weight.reshape(self.layer.n_groups, n_out // self.layer.n_groups, n_in, *kernel)
         weight = np.concatenate([part[:, own] for part, own in zip(W, by_group, strict=True)])
         return Folded(weight=weight, shift=np.zeros((n_out, *kernel)))
 
@@ -164,9 +192,9 @@ class Reconstruction:
 
         Written as the kept inputs themselves plus a correction, which is exactly 0 for inputs that did not change.
         """
-        moments, n_in = self.moments, self.width // self.n_groups
+        moments, n_in = self.moments, self.width // self.layer.n_groups
         R, gap = [], []
-        for group, own in enumerate(torch.from_numpy(kept).reshape(self.n_groups, -1)):
+        for group, own in enumerate(torch.from_numpy(kept).reshape(self.layer.n_groups, -1)):
             run = slice(group * n_in, (group + 1) * n_in)
             itself = torch.zeros(n_in, len(own), dtype=torch.float64)
             itself[own - run.start, torch.arange(len(own))] = 1.0
@@ -181,7 +209,7 @@ class Reconstruction:
     @cached_property
     def _mask(self) -> Tensor:
         """``(w, w)``, 1 where two inputs are of one group."""
-        group = torch.arange(self.width) * self.n_groups // self.width
+        group = torch.arange(self.width) * self.layer.n_groups // self.width
         return (group[:, None] == group).double()
 
     @cached_property
@@ -191,32 +219,38 @@ class Reconstruction:
         return gram
 
     @cached_property
-    def _rows(self) -> Tensor:
-        """``M (t, w)`` or its triangle: the weight, one row an output and a tap, by the root of what that counts."""
-        n_out, n_in = self.weight.shape[:2]
-        W = (
-            torch.from_numpy(self.weight).reshape(n_out, n_in, -1)
-            * torch.from_numpy(self.importance).sqrt()[:, None, None]
-        )
-        W = W.reshape(self.n_groups, n_out // self.n_groups, n_in, -1)
-        by_group = W.movedim(2, 3).reshape(self.n_groups, -1, n_in)
-        if by_group.shape[1] > n_in:
-            by_group = torch.linalg.qr(by_group, mode="r").R
-        rows = torch.zeros(self.n_groups, by_group.shape[1], self.n_groups, n_in, dtype=torch.float64)
-        rows[torch.arange(self.n_groups), :, torch.arange(self.n_groups)] = by_group
-        return rows.reshape(-1, self.width)
-
-    @cached_property
     def _cross(self) -> Tensor:
         """``(w, t)``, noisy ``C_hx M'``."""
         cross = _tensor(self.moments.xh).mT * self._mask
         cross.diagonal().add_(self.noise)
-        return cross @ self._rows.mT
+        return cross @ self.layer.rows.mT
+
+    def errors_elsewhere(self, others: JointMoments, order: Int64) -> Float64:
+        """Errors on rows that had no part, ``(k + 1,)`` float64, along an order or its prefix ``(k,)``.
+
+        With ``gram[order, order] = L L'``, ``Z = L^-1 cross[order]`` and ``u = L^-1 (x^ - mean)[order]`` the folded
+        layer of every size is ``sum_{j<k} Z_j u_j``, as in ``sweep``. Its error is a sum of moments of ``u`` there.
+        """
+        at = torch.from_numpy(order)
+        L = torch.linalg.cholesky(self._gram[at][:, at])
+        Z = torch.linalg.solve_triangular(L, self._cross[at], upper=False)
+        gap = _tensor(others.mean) - _tensor(self.moments.mean)
+        gap_hat = _tensor(others.mean_hat) - _tensor(self.moments.mean_hat)
+        M = self.layer.rows
+        hh = (_tensor(others.hh) + torch.outer(gap_hat, gap_hat))[at][:, at]
+        uu = torch.linalg.solve_triangular(L, torch.linalg.solve_triangular(L, hh, upper=False).mT, upper=False)
+        uy = torch.linalg.solve_triangular(
+            L, (_tensor(others.xh).mT + torch.outer(gap_hat, gap))[at] @ M.mT, upper=False
+        )
+        total = float(((M @ _tensor(others.xx)) * M).sum() + (M @ gap).square().sum())
+        errors = torch.full((len(order) + 1,), total, dtype=torch.float64)
+        errors[1:] += (uu * (Z @ Z.mT)).cumsum(0).cumsum(1).diagonal() - 2 * (Z * uy).sum(dim=1).cumsum(0)
+        return errors.clamp_(min=0).numpy()
 
     @cached_property
-    def _total(self) -> float:
+    def total(self) -> float:
         """Variance of the output: the trace of ``M C_xx M'``."""
-        M = self._rows
+        M = self.layer.rows
         return float(((M @ _tensor(self.moments.xx)) * M).sum())
 
     def _folded_errors(self, order: Int64) -> Float64:
@@ -224,7 +258,7 @@ class Reconstruction:
         at = torch.from_numpy(order)
         L = torch.linalg.cholesky(self._gram[at][:, at])
         Z = torch.linalg.solve_triangular(L, self._cross[at], upper=False)
-        noisy_total = self._total + self.noise * float(self._rows.square().sum())
+        noisy_total = self.total + self.noise * float(self.layer.rows.square().sum())
         errors = torch.full((self.width + 1,), noisy_total, dtype=torch.float64)
         errors[1:] -= Z.square().sum(dim=1).cumsum(0)
         return errors.clamp_(min=0).numpy()
@@ -233,8 +267,8 @@ class Reconstruction:
         """With second moments about 0: ``E|M x|^2 - 2 M_S E[x^_S x'] M' + M_S E[x^_S x^_S'] M_S'``, running sums."""
         at = torch.from_numpy(order)
         mean, mean_hat = _tensor(self.moments.mean), _tensor(self.moments.mean_hat)
-        P = self._rows.mT @ self._rows
-        all_of_it = self._total + float((self._rows @ mean).square().sum())
+        P = self.layer.rows.mT @ self.layer.rows
+        all_of_it = self.total + float((self.layer.rows @ mean).square().sum())
         explained = ((_tensor(self.moments.xh) + torch.outer(mean, mean_hat)) * P).sum(dim=0)[at].cumsum(0)
         own = (P * (_tensor(self.moments.hh) + torch.outer(mean_hat, mean_hat)))[at][:, at]
         errors = torch.full((self.width + 1,), all_of_it, dtype=torch.float64)

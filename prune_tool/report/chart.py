@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["count", "share", "ms"]
+Unit = Literal["count", "share", "ms", "bytes"]
 Tone = Literal["accent", "ink"]
 """One colour and one grey; what matters most is ``accent``."""
 
@@ -28,8 +28,8 @@ def quantity(value: float, unit: Unit) -> str:
         return f"{_short(100 * value)} %"
     if unit == "ms":
         return f"{_short(value)} ms"
-    size, prefix = next(((size, f" {name}") for size, name in PREFIXES if value >= 0.9995 * size), (1.0, ""))
-    return f"{_short(value / size)}{prefix}"
+    size, prefix = next(((size, name) for size, name in PREFIXES if value >= 0.9995 * size), (1.0, ""))
+    return f"{_short(value / size)} {prefix}{'B' if unit == 'bytes' else ''}".rstrip()
 
 
 def _short(value: float) -> str:

@@ -45,6 +45,13 @@ _COUNTED = (
         of=lambda candidate: candidate.n_params,
         full=lambda analysis: analysis.full.n_params,
     ),
+    CostAxis(
+        name="size",
+        title="file size (float32, predicted)",
+        unit="bytes",
+        of=lambda candidate: candidate.n_bytes,
+        full=lambda analysis: analysis.full.n_bytes,
+    ),
 )
 
 
@@ -122,7 +129,10 @@ def frontier_chart(results: Results, cost: CostAxis) -> Chart:
 
 
 def _less(full: float, kept: float, unit: Unit) -> str:
-    return f"{full / kept:.1f}× {'faster' if unit == 'ms' else 'fewer'}"
+    return f"{full / kept:.1f}× {_LESS.get(unit, 'fewer')}"
+
+
+_LESS: dict[Unit, str] = {"ms": "faster", "bytes": "smaller"}
 
 
 def _front(candidates: Sequence[Candidate], cost: CostAxis) -> Points:

@@ -42,11 +42,12 @@ def _caption() -> str:
 
 def _saved(cost: Cost, full: Cost) -> tuple[str, str]:
     """MACs and parameters saved, in per cent of the full backbone's."""
-    return _shares(Cost(macs=full.macs - cost.macs, n_params=full.n_params - cost.n_params), full)
+    saved = full - cost
+    return _shares(saved.macs, saved.n_params, full)
 
 
-def _shares(saved: Cost, full: Cost) -> tuple[str, str]:
-    return f"{100 * saved.macs / full.macs:.1f}", f"{100 * saved.n_params / full.n_params:.1f}"
+def _shares(macs: int, n_params: int, full: Cost) -> tuple[str, str]:
+    return f"{100 * macs / full.macs:.1f}", f"{100 * n_params / full.n_params:.1f}"
 
 
 def _hidden(inspection: Inspection) -> Sequence[RenderableType]:
@@ -60,9 +61,11 @@ def _hidden(inspection: Inspection) -> Sequence[RenderableType]:
         widths = sorted({group.width for group in groups})
         width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
         macs, n_params = sum(group.saved.macs for group in groups), sum(group.saved.n_params for group in groups)
-        table.add_row(place, f"{len(groups)}", width, *_shares(Cost(macs=macs, n_params=n_params), full))
+        table.add_row(place, f"{len(groups)}", width, *_shares(macs, n_params, full))
     table.add_section()
-    table.add_row("all of them", f"{len(inspection.groups)}", "", *_shares(inspection.saved, full))
+    table.add_row(
+        "all of them", f"{len(inspection.groups)}", "", *_shares(inspection.saved.macs, inspection.saved.n_params, full)
+    )
     return [table]
 
 

@@ -112,7 +112,7 @@ def commands(results: Results) -> tuple[str, ...]:
 
 
 def _limits(limits: Sequence[Limit]) -> list[str]:
-    units = {"latency": ("ms", 1.0), "macs": ("M", 1e6), "params": ("M", 1e6)}
+    units = {"latency": ("ms", 1.0), "macs": ("M", 1e6), "params": ("M", 1e6), "size": ("MB", 1e6)}
     return [word for each in limits for word in (f"--max-{each.kind}", _with_unit(each.most, *units[each.kind]))]
 
 

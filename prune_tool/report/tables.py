@@ -115,7 +115,7 @@ def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table
     full = analysis.full
     table = _table(
         "Frontier: converged probes on random subsets, validation accuracy",
-        "cut", "neurons", "of", "acc. %", "of full %", "ms", "faster", "MACs (M)", "MACs -%", "params (M)",
+        "cut", "neurons", "of", "acc. %", "of full %", *_cost_headers(analysis), "MACs (M)", "MACs -%", "params (M)",
     )  # fmt: skip
     for candidate in candidates:
         reading = analysis.measured[candidate.reading].reading
@@ -125,7 +125,7 @@ def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table
             f"{reading.width:,}",
             percent(candidate.val.accuracy),
             percent(candidate.val.accuracy / full.val.accuracy),
-            *_latency_cells(analysis, candidate),
+            *_cost_cells(analysis, candidate),
             f"{candidate.macs / 1e6:,.1f}",
             percent(1 - candidate.macs / full.macs),
             f"{candidate.n_params / 1e6:.2f}",
@@ -133,10 +133,14 @@ def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table
     return table
 
 
-def _latency_cells(analysis: Analysis, candidate: Candidate) -> tuple[str, str]:
-    """Milliseconds and how many times faster than the full backbone, as predicted; empty where nothing was timed."""
+def _cost_headers(analysis: Analysis) -> tuple[str, str]:
+    return ("MB", "smaller") if analysis.timed is None else ("ms", "faster")
+
+
+def _cost_cells(analysis: Analysis, candidate: Candidate) -> tuple[str, str]:
+    """Predicted milliseconds and how many times faster than the full backbone; of the file where nothing was timed."""
     if analysis.timed is None or candidate.latency_ms is None:
-        return "", ""
+        return f"{candidate.n_bytes / 1e6:.2f}", f"{analysis.full.n_bytes / candidate.n_bytes:.1f}x"
     return f"{candidate.latency_ms:.2f}", f"{analysis.timed.full_ms / candidate.latency_ms:.1f}x"
 
 

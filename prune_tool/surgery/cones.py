@@ -1,5 +1,7 @@
 """From a layer's input back to whatever makes it: the *cone* of values that exist for that layer's channels alone.
 
+Several layers that read the same channels have one cone together.
+
 An edge of the graph belongs to a layer's cone if what is read there depends on which channels the layer reads. The
 cone is *closed* if it begins at parameters, nobody outside it reads of any value what it reads or might read, and every
 value carries exactly what is read of that. Then the channels are a hidden width: with fewer of them the whole cone
@@ -49,19 +51,19 @@ class Cone:
     """A closed cone.
 
     Attributes:
-        layer: the call whose channels it makes.
-        starts: the layer's parts.
+        layers: the calls whose channels it makes, one for most cones.
+        starts: the layers' parts.
         edges: the members, readers before what they read: each with the edges by which it is read.
         cuts: what the layers read that were cut in the analysis.
     """
 
-    layer: fx.Node
+    layers: Sequence[fx.Node]
     starts: Sequence[Part]
     edges: Mapping[Part, Sequence[_Edge]] = field(repr=False)
     cuts: Cuts = field(repr=False)
 
     def plans(self, kept: Kept) -> dict[Part, Plan]:
-        """What every member carries and needs where the layer reads the channels ``kept`` (``None``: all)."""
+        """What every member carries and needs where the layers read the channels ``kept`` (``None``: all)."""
         found = {start: _start_plan(start, kept) for start in self.starts}
         for member, edges in self.edges.items():
             out = _united(member.node, [_need(found[edge.reader], member.node) for edge in edges])
@@ -78,7 +80,7 @@ class Cone:
             By parameter, or by cut layer (for its weight and bias, whose rows are its output channels); ``None`` where
             some parameter has not exactly one row for each channel.
         """
-        width = shape_of(self.layer.all_input_nodes[0])[channel_axis(self.layer)]
+        width = shape_of(self.layers[0].all_input_nodes[0])[channel_axis(self.layers[0])]
         channels = np.arange(width)
         numbers = (channels % (width // n_parts), channels // (width // n_parts))  # place in its run, run
         bits = [(number >> bit) & 1 for number in numbers for bit in range(int(number.max()).bit_length())]
@@ -95,8 +97,19 @@ class Cone:
         return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Leak:
+    """Where a cone is open.
+
+    Attributes:
+        readers: who else reads there; ``None`` where it is an output that does, or not only readers are to blame.
+    """
+
+    readers: frozenset[fx.Node] | None
+
+
 class ConeFinder:
-    """Finds the closed cones of one analysis."""
+    """Finds the cones of one analysis."""
 
     def __init__(self, analysis: Analysis, cuts: Cuts) -> None:
         self.cuts = cuts
@@ -110,9 +123,9 @@ class ConeFinder:
             for slot, source in part.sources.items():
                 self.readings.setdefault(source, []).append((_Edge(part, slot), part.plan.needs[slot]))
 
-    def find(self, layer: fx.Node) -> Cone | None:
-        """The cone of ``layer``, which must be among the cuts; ``None`` where it is not closed."""
-        starts = self.parts.get(layer, [])
+    def find(self, layers: Sequence[fx.Node]) -> Cone | Leak:
+        """The cone of ``layers``, which must be among the cuts and read the same channels."""
+        starts = [part for layer in layers for part in self.parts.get(layer, [])]
         whole = {start: _start_plan(start, None) for start in starts}
         edges: dict[Part, list[_Edge]] = {}
         for start in starts:
@@ -123,28 +136,37 @@ class ConeFinder:
                 continue
             wanted = _united(part.node, [_need(whole[edge.reader], part.node) for edge in edges[part]])
             whole[part] = plan_of(part.node, wanted.union(part.plan.carries), self.cuts)
-            if not self.is_own(part, edges[part], wanted) or self.left_to_others(part, whole[part]):
-                return None
+            leak = self.leak(part, edges[part], wanted)
+            if leak is not None or self.left_to_others(part, whole[part]):
+                return leak or Leak(readers=None)
             members[part] = edges[part]
             for slot, source in part.sources.items():
                 if not part.plan.needs[slot].same_as(_need(whole[part], source.node)):
                     edges.setdefault(source, []).append(_Edge(part, slot))
         if not any(part.node.op == "get_attr" or part.node in self.cuts for part in members):
-            return None
-        return Cone(layer=layer, starts=starts, edges=members, cuts=self.cuts)
+            return Leak(readers=None)
+        return Cone(layers=layers, starts=starts, edges=members, cuts=self.cuts)
 
-    def is_own(self, part: Part, edges: Sequence[_Edge], wanted: Demand) -> bool:
-        """Whether of what ``edges`` want of ``part``, were the layer whole, it carries only what they read now."""
+    def leak(self, part: Part, edges: Sequence[_Edge], wanted: Demand) -> Leak | None:
+        """Whether of what ``edges`` want of ``part``, were the layers whole, it carries more than they read now."""
         if part.node.op == "placeholder":
-            return False
+            return Leak(readers=None)
         shape = shape_of(part.node)
         read = _united(part.node, [edge.reader.plan.needs[edge.slot] for edge in edges])
         less = [axis for axis in range(len(shape)) if not same_kept(read.axes[axis], wanted.axes[axis])]
-        others = [need for edge, need in self.readings[part] if edge not in edges]
-        return all(
+        others = [
+            None if edge is None else edge.reader.node
+            for edge, need in self.readings[part]
+            if edge not in edges and all(len(_common(need, wanted, axis, shape)) for axis in less)
+        ]
+        if others:
+            nodes = frozenset(node for node in others if node is not None)
+            return Leak(readers=None if None in others else nodes)
+        is_exact = all(
             np.array_equal(_common(part.plan.carries, wanted, axis, shape), _indices(read, axis, shape))
             for axis in less
-        ) and all(any(not len(_common(need, wanted, axis, shape)) for axis in less) for need in others)
+        )
+        return None if is_exact else Leak(readers=None)
 
     def left_to_others(self, part: Part, whole: Plan) -> bool:
         """Whether somebody reads a value that ``part`` no longer reads at all: a piece of a concatenation, say."""

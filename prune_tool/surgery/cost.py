@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import fx, nn, ops
 
@@ -28,10 +28,18 @@ class Cost:
     Attributes:
         macs: multiply-accumulates per image.
         n_params: trained numbers.
+        n_calls: operators called. Of a cut that is only planned, without the gathers that slicing puts between them;
+            so it is not compared.
     """
 
     macs: int
     n_params: int
+    n_calls: int = field(compare=False)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            macs=self.macs - other.macs, n_params=self.n_params - other.n_params, n_calls=self.n_calls - other.n_calls
+        )
 
 
 def cost_of(
@@ -63,6 +71,7 @@ def cost_of(
             for part in parts
             if part.node in cuts or part.node.target in parameters
         ),
+        n_calls=sum(part.node.op == "call_function" for part in parts),
     )
 
 
@@ -89,6 +98,7 @@ def _as_it_is(graph: fx.Graph, parameters: Mapping[str, nn.Parameter]) -> Cost:
     return Cost(
         macs=sum(_macs(node, Demand.everything(len(shape_of(node)))) for node in calls),
         n_params=sum(parameters[name].numel() for name in held),
+        n_calls=len(calls),
     )
 
 

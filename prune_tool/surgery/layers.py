@@ -40,15 +40,13 @@ class Layer:
         name: path of the module that holds its weight, as the user knows it; unique.
         path: the same in the captured network.
         node: its call.
-        axis: of its input, counted from the front: its channels.
-        width: size of that axis.
+        width: channels of its input.
         groups: equal runs of channels that are contracted apart; 1 for all but grouped convolutions.
     """
 
     name: str
     path: str
     node: fx.Node
-    axis: int
     width: int
     groups: int
 
@@ -62,15 +60,13 @@ def layers_of(captured: fx.GraphModule) -> tuple[Layer, ...]:
     found = []
     for node, path in paths.items():
         name = path.removeprefix(_WRAPPER) if wrapped else path
-        axis = channel_axis(node)
         groups: Any = 1 if node.target is aten.linear.default else node.args[6]
         found.append(
             Layer(
                 name=name if n_readers[path] == 1 else f"{name}@{node.name}",
                 path=path,
                 node=node,
-                axis=axis,
-                width=shape_of(node.all_input_nodes[0])[axis],
+                width=shape_of(node.all_input_nodes[0])[channel_axis(node)],
                 groups=groups,
             )
         )

@@ -11,8 +11,8 @@ Promises of ``narrow_graph``:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from prune_tool.surgery.analysis import Analysis, Part, analyse, channel_axis
 from prune_tool.surgery.capture import image_input, outputs_of
-from prune_tool.surgery.cones import Cone, ConeFinder
+from prune_tool.surgery.cones import Cone, ConeFinder, Leak
 from prune_tool.surgery.cost import Cost, cost_of
 from prune_tool.surgery.demand import Indices, Kept
 from prune_tool.surgery.groups import HiddenGroup, find_groups
@@ -39,11 +39,13 @@ class Narrowed:
         weight: of the consumer: (out, k, *kernel), or (out, k / groups, *kernel) of a grouped convolution; columns in
             the order of ``kept``.
         bias: of the consumer: (out,).
+        others: weight and bias of every further consumer, by name of its call; none for most groups.
     """
 
     kept: Indices
     weight: Tensor
     bias: Tensor
+    others: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def narrow_graph(captured: fx.GraphModule, cuts: Mapping[str, Narrowed]) -> fx.GraphModule:
@@ -60,21 +62,25 @@ def narrow_graph(captured: fx.GraphModule, cuts: Mapping[str, Narrowed]) -> fx.G
     Raises:
         ValueError: there is no such group, or the kept neurons, the weight or the bias do not fit it.
     """
-    known = {group.name: group for group in find_groups(captured)}
-    layers = {layer.name: layer for layer in layers_of(captured)}
+    known = _groups(captured, cuts)
+    layers = {layer.node.name: layer for layer in layers_of(captured)}
+    read: dict[fx.Node, Indices] = {}
+    given: dict[fx.Node, tuple[str, Tensor, Tensor]] = {}
     for name, cut in cuts.items():
-        if name not in known:
-            raise ValueError(f"there is no hidden group {name}; there are {', '.join(known) or 'none'}")
-        _require_fit(known[name], layers[name], cut)
-    read = {layers[name].node: _read(known[name], cut.kept) for name, cut in cuts.items()}
+        group = known[name]
+        _require_fit(group, cut)
+        for consumer, (weight, bias) in {**cut.others, group.consumer: (cut.weight, cut.bias)}.items():
+            layer = layers[consumer]
+            _require_weights(layer, len(cut.kept), weight, bias)
+            read[layer.node] = _read(group, cut.kept)
+            given[layer.node] = (layer.path, weight, bias)
     analysis = analyse(captured.graph, _all_outputs(captured), cuts=read)
-    narrower = _Narrower(captured, analysis)
+    narrower = _Narrower(captured, analysis, given)
     finder = ConeFinder(analysis, read)
     for name, cut in cuts.items():
-        layer = layers[name]
-        narrower.given[layer.node] = (layer.path, cut)
-        if known[name].aligned and len(cut.kept) < known[name].width:
-            narrower.sort(finder.find(layer.node), known[name], cut.kept)
+        group = known[name]
+        if group.aligned and len(cut.kept) < group.width:
+            narrower.sort(finder.find([layers[node].node for node in (*group.others, group.consumer)]), group, cut.kept)
     outputs = tuple(narrower.run())
     narrower.note_values()
     return narrower.module(outputs)
@@ -87,15 +93,27 @@ def cost_of_narrowed(captured: fx.GraphModule, widths: Mapping[str, int]) -> Cos
         captured: as in ``narrow_graph``.
         widths: by name of the group: neurons kept, a multiple of its ``n_parts``. The others stay whole.
     """
-    known = {group.name: group for group in find_groups(captured)}
+    known = _groups(captured, widths)
     nodes = {node.name: node for node in captured.graph.nodes}
     read = {}
     for name, width in widths.items():
         group = known[name]
         if not 0 < width <= group.width or width % group.n_parts:
             raise ValueError(f"{name} has {group.width} neurons in {group.n_parts} runs; {width} cannot be kept")
-        read[nodes[group.consumer]] = _first_of_each(group, width // group.n_parts)
+        for consumer in (*group.others, group.consumer):
+            read[nodes[consumer]] = _first_of_each(group, width // group.n_parts)
     return cost_of(captured, _all_outputs(captured), cuts=read)
+
+
+def _groups(captured: fx.GraphModule, names: Collection[str]) -> dict[str, HiddenGroup]:
+    """The groups by name, the coupled ones among them where one of ``names`` is such."""
+    known = {group.name: group for group in find_groups(captured)}
+    if not known.keys() >= set(names):
+        known = {group.name: group for group in find_groups(captured, coupled=True)}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no hidden group {name}; there are {', '.join(known) or 'none'}")
+    return known
 
 
 def _all_outputs(captured: fx.GraphModule) -> dict[int, Kept]:
@@ -112,37 +130,45 @@ def _first_of_each(group: HiddenGroup, n: int) -> Indices:
     return (np.arange(group.n_parts)[:, None] * run + np.arange(n)).ravel()
 
 
-def _require_fit(group: HiddenGroup, layer: Layer, cut: Narrowed) -> None:
-    kept, weight = cut.kept, layer.node.all_input_nodes[1]
+def _require_fit(group: HiddenGroup, cut: Narrowed) -> None:
+    kept = cut.kept
     if not (len(kept) and kept[0] >= 0 and kept[-1] < group.width and np.all(np.diff(kept) > 0)):
         raise ValueError(f"{group.name} keeps ascending indices below {group.width}, at least one; got {kept}")
-    counts = np.bincount(kept // (group.width // group.n_parts), minlength=group.n_parts)
+    counts = np.bincount(kept // group.run, minlength=group.n_parts)
     if np.any(counts != counts[0]):
         raise ValueError(f"{group.name} keeps as many neurons in each of {group.n_parts} runs; got {counts.tolist()}")
-    n_rows, _, *kernel = shape_of(weight)
-    wanted = (n_rows, len(kept) // layer.groups, *kernel)
-    if tuple(cut.weight.shape) != wanted or tuple(cut.bias.shape) != (n_rows,):
-        found = f"{tuple(cut.weight.shape)} and {tuple(cut.bias.shape)}"
-        raise ValueError(f"{group.name} takes a weight {wanted} and a bias {(n_rows,)}; got {found}")
+    if cut.others.keys() != set(group.others):
+        wanted = ", ".join(group.others) or "none"
+        raise ValueError(f"{group.name} is read besides by {wanted}; got weights of {', '.join(cut.others) or 'none'}")
+
+
+def _require_weights(layer: Layer, n_kept: int, weight: Tensor, bias: Tensor) -> None:
+    n_rows, _, *kernel = shape_of(layer.node.all_input_nodes[1])
+    wanted = (n_rows, n_kept // layer.groups, *kernel)
+    if tuple(weight.shape) != wanted or tuple(bias.shape) != (n_rows,):
+        found = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+        raise ValueError(f"{layer.name} takes a weight {wanted} and a bias {(n_rows,)}; got {found}")
 
 
 class _Narrower(Rewriter):
     """Gives cut layers their new weights, and sorts the rows of what makes their channels.
 
     Attributes:
-        given: cut layer -> path of its module, and what it gets.
+        given: cut layer -> path of its module, and the weight and the bias it gets.
         orders: parameter or cut layer -> axis, and which row comes to which place of it.
     """
 
-    def __init__(self, captured: fx.GraphModule, analysis: Analysis) -> None:
+    def __init__(
+        self, captured: fx.GraphModule, analysis: Analysis, given: Mapping[fx.Node, tuple[str, Tensor, Tensor]]
+    ) -> None:
         super().__init__(captured, analysis)
-        self.given: dict[fx.Node, tuple[str, Narrowed]] = {}
+        self.given = given
         self.orders: dict[fx.Node, tuple[int, Indices]] = {}
         self.names: Counter[str] = Counter()
 
-    def sort(self, cone: Cone | None, group: HiddenGroup, kept: Indices) -> None:
+    def sort(self, cone: Cone | Leak, group: HiddenGroup, kept: Indices) -> None:
         """Have the kept neurons of every run made by what now makes its first ones."""
-        made = None if cone is None else cone.makers(group.n_parts)
+        made = cone.makers(group.n_parts) if isinstance(cone, Cone) else None
         if made is None:
             raise RuntimeError(f"{group.name} was found aligned, but is not")
         channels = np.arange(group.width).reshape(group.n_parts, -1)
@@ -163,9 +189,9 @@ class _Narrower(Rewriter):
         """See ``Rewriter``."""
         args = super().arguments(part)
         if part.node in self.given:
-            path, cut = self.given[part.node]
-            args[1] = self.held(part, f"{path}.weight", cut.weight)
-            args[2] = self.held(part, f"{path}.bias", cut.bias)
+            path, weight, bias = self.given[part.node]
+            args[1] = self.held(part, f"{path}.weight", weight)
+            args[2] = self.held(part, f"{path}.bias", bias)
         return args
 
     def held(self, part: Part, path: str, given: Tensor) -> fx.Node:

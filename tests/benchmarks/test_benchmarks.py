@@ -136,6 +136,22 @@ def test_paper_runs(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.assets
+def test_narrowing_runs(tmp_path):
+    if not ASSETS.is_dir():
+        pytest.skip(f"no real weights and images in {ASSETS}; set PRUNE_TOOL_ASSETS")
+    pair = "tf_efficientnet_lite0/64"
+    arguments = ("--only", pair, "--quick", "--best", "--out", tmp_path)
+    run("narrowing.py", "--shares", 0.7, *arguments)
+    printed = run("narrowing.py", "--shares", 0.8, *arguments)
+    found = json.loads((tmp_path / "narrowing.json").read_text())["pairs"][pair]
+    assert [row["share"] for row in found["narrowed"]] == [0.8, 0.7]
+    assert all(row["macs"] <= row["share"] * found["full_macs"] for row in found["narrowed"])
+    assert all(row["accuracy"] > 0.5 * found["full"] for row in found["narrowed"])
+    assert "| pivoted | yes | allocated |" in printed
+
+
+@pytest.mark.slow
 def test_memory_runs(tmp_path):
     printed = run("memory.py", "--images", 300, 600, "--out", tmp_path)
     record = json.loads((tmp_path / "memory.json").read_text())

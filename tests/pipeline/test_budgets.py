@@ -77,7 +77,13 @@ def analysed(analyzed: Analyzed, home: Path) -> Copy:
 
 @pytest.fixture(scope="module")
 def pool(workspace: Workspace, analyzed: Analyzed) -> Pool:
-    return Pool(workspace=workspace, data=fit_data(workspace), analysis=analyzed.analysis, probed=analyzed.candidates)
+    return Pool(
+        workspace=workspace,
+        data=fit_data(workspace),
+        analysis=analyzed.analysis,
+        probed=analyzed.candidates,
+        form=Form(),
+    )
 
 
 def counted(name: str, original: Callable[..., object], calls: list[str]) -> Callable[..., object]:

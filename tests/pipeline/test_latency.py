@@ -11,13 +11,13 @@ import pytest
 
 from prune_tool.deploy.cuts import Cut, time_cuts
 from prune_tool.errors import GateError, LimitError, UsageError
-from prune_tool.frontier.choice import most_accurate
+from prune_tool.frontier.choice import by_accuracy
 from prune_tool.pipeline import latency
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.export import export
 from prune_tool.pipeline.latency import graph_of, time_readings
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Budget, Limit, Request, Target
+from prune_tool.records import Budget, Candidate, Limit, Limited, Request, Target
 
 
 def test_the_same_readings_keep_their_latencies(
@@ -80,15 +80,21 @@ def test_a_limit_takes_the_most_accurate_within_it(workspace: Workspace, analyze
     assert exported.built.candidate.val.n_correct == max(within)
 
 
-@pytest.mark.parametrize(("kind", "text"), [("latency", "0.0001ms"), ("macs", "0.001k"), ("params", "0.001k")])
+@pytest.mark.parametrize(
+    ("kind", "text"), [("latency", "0.0001ms"), ("macs", "0.001k"), ("params", "0.001k"), ("size", "1B")]
+)
 def test_a_limit_that_nothing_meets_says_which_would_be(analyzed: Analyzed, kind: str, text: str) -> None:
     parse: Callable[..., Limit] = Limit.parse
     with pytest.raises(LimitError) as caught:
-        most_accurate(analyzed.candidates, [parse(kind, text)], str)
+        by_accuracy(analyzed.candidates, [parse(kind, text)], str, _exactly)
     assert isinstance(caught.value, GateError)
     proposed = re.search(rf"--max-{kind} (\S+)", caught.value.remedy)
     assert proposed is not None
-    assert most_accurate(analyzed.candidates, [parse(kind, proposed.group(1))], str)
+    assert by_accuracy(analyzed.candidates, [parse(kind, proposed.group(1))], str, _exactly)
+
+
+def _exactly(candidate: Candidate, kind: Limited) -> tuple[float, float]:
+    return candidate.cost(kind)[0], candidate.cost(kind)[0]
 
 
 @pytest.mark.parametrize("text", ["5", "ms", "-5ms", "0ms", "5 s", "5M", "1e3ms", "infms"])

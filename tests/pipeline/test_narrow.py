@@ -136,8 +136,8 @@ def test_the_share_is_met_for_real(captured, strategy, allocation):
     torch.testing.assert_close(answers(module), answers(twin), rtol=0, atol=0)
 
 
-def test_copies_cost_nothing(shaken_net):
-    """Every hidden width is doubled by copies: half of each is enough."""
+def test_copies_cost_next_to_nothing(shaken_net):
+    """Every hidden width is doubled by copies: half of each is enough, but for what regularises (1e-3 of variance)."""
     doubled = Net(32)
     with torch.no_grad():
         for name, value in doubled.state_dict().items():
@@ -149,7 +149,7 @@ def test_copies_cost_nothing(shaken_net):
     captured = captured_from(doubled)
     record, module = narrow(captured, images(), Plan(share=0.4, allocation="uniform"))
     assert [len(width.kept) for width in record.widths] == [16] * 4
-    assert off_by(module, captured) < 1e-4
+    assert off_by(module, captured) < 1e-3
     _, dropped = narrow(captured, images(), Plan(share=0.4, allocation="uniform", fold=False))
     assert off_by(dropped, captured) > 0.1
 
@@ -165,16 +165,25 @@ def test_folding_and_pivots_pay(captured):
     assert best < 0.7 * lost(fold=False)
 
 
-def problem_of(consumer, moments):
-    return Reconstruction(
-        moments, consumer.weight, n_groups=consumer.n_groups, n_parts=consumer.group.n_parts, ridge=1e-4
-    )
+def test_the_target_is_the_original_network(captured, monkeypatch):
+    """Calibrated on the narrowed network alone, errors pile up."""
+    plan = Plan(share=0.4, allocation="uniform")
+    best = off_by(narrow(captured, images(), plan)[1], captured)
+    rows = Sampling.rows
+
+    def narrowed_alone(*args):
+        x, x_hat = rows(*args)
+        return x if x_hat is None else x_hat, None
+
+    monkeypatch.setattr(Sampling, "rows", narrowed_alone)
+    assert best < 0.95 * off_by(narrow(captured, images(), plan)[1], captured)
 
 
-def halved(consumer, moments):
+def halved(consumer, halves):
     """The layer with every other neuron."""
     kept = np.arange(0, consumer.width, 2)
-    return consumer.narrowed(kept, problem_of(consumer, moments).fold(kept))
+    layer = consumer.layer(np.ones(len(consumer.weight)))
+    return consumer.narrowed(kept, Reconstruction(layer, halves[0].merged(halves[1]), 1e-4).fold(kept))
 
 
 def walked(captured):
@@ -187,9 +196,9 @@ def test_the_walk_answers_as_both_networks_do(captured):
     consumers, batches, walk, sampling = walked(captured)
     made, parted = {}, []
     for place, consumer in enumerate(consumers):
-        moments = sampling.moments(walk.before(consumer.node), consumer, place)
-        parted.append(moments.hh is not moments.xx)
-        made[consumer.group.name] = halved(consumer, moments)
+        halves = sampling.moments(walk.before(consumer.node), consumer, place)
+        parted.append(halves[0].hh is not halves[0].xx)
+        made[consumer.group.name] = halved(consumer, halves)
         walk.narrow(consumer, made[consumer.group.name])
     assert parted == [False, True, True, True]
     module = narrow_graph(captured, made)
@@ -276,7 +285,8 @@ def test_moments_are_of_the_places_that_are_read(captured):
     """With all places taken, the one pass finds the covariance of a layer's inputs."""
     consumers, batches, walk, sampling = walked(captured)
     found = moments_in_one_pass(captured, batches, consumers, sampling, Silent())
-    for consumer, moments in zip(consumers, found, strict=True):
+    for consumer, halves in zip(consumers, found, strict=True):
+        moments = halves[0].merged(halves[1])
         values = torch.cat([values[consumer.input].original for values in walk.before(consumer.node)])
         rows = (values if consumer.group.kind == "features" else values.movedim(1, -1)).flatten(0, -2).numpy()
         assert moments.n_rows == len(rows)
@@ -286,8 +296,10 @@ def test_moments_are_of_the_places_that_are_read(captured):
 def test_what_cannot_be_narrowed_is_refused(captured):
     with pytest.raises(ModelError, match="no width"):
         narrow(captured_from(Plain()), images(), Plan(share=0.5))
-    with pytest.raises(DataError, match="no images"):
-        narrow(captured, [], Plan(share=0.5))
+    for given, n_found in [([], "no images"), ([images()[0][:1]], "1 image")]:
+        with pytest.raises(DataError, match=f"{n_found}. Give at least two"):
+            narrow(captured, given, Plan(share=0.5))
+    narrow(captured, [images()[0][:2]], Plan(share=0.9))
     with pytest.raises(DataError, match="not finite"):
         narrow(captured, [np.full((2, 3, SIDE, SIDE), np.nan, np.float32)], Plan(share=0.5))
 
@@ -304,3 +316,18 @@ def test_another_network_than_the_calibrated_one_is_refused(captured, monkeypatc
     monkeypatch.setattr(narrowing_module, "narrow_graph", lambda captured, _cuts: captured)
     with pytest.raises(VerificationError, match="differ by"):
         narrow(captured, images(), Plan(share=0.5))
+
+
+@pytest.mark.parametrize("family", ["test_vit", "test_efficientnet", "test_mambaout", "test_byobnet"])
+def test_families_are_narrowed_for_real(family):
+    """Attention, depthwise and gated layers: the rewritten network answers what was calibrated (or this raises)."""
+    import timm
+
+    torch.manual_seed(0)
+    size = {"img_size": 64} if "vit" in family else {}
+    captured = capture(timm.create_model(family, num_classes=0, **size).eval(), torch.rand(2, 3, 64, 64))
+    pictures = np.random.default_rng(0).random((2, 8, 3, 64, 64), np.float32)
+    record, module = narrow(captured, list(pictures), Plan(share=0.75))
+    assert record.macs < 0.78 * record.full_macs
+    assert record.macs == cost_of(module).macs
+    assert any(len(width.kept) < width.width for width in record.widths)

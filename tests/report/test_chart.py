@@ -26,6 +26,9 @@ positive = st.floats(1e-6, 1e12)
         (1.0, "share", "100 %"),
         (0.55, "ms", "0.55 ms"),
         (1824.9, "ms", "1,825 ms"),
+        (13.5e6, "bytes", "13.5 MB"),
+        (64_000, "bytes", "64 kB"),
+        (900, "bytes", "900 B"),
     ],
 )
 def test_quantities_as_readers_want_them(value: float, unit: str, written: str) -> None:

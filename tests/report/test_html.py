@@ -53,7 +53,7 @@ def test_every_candidate_is_on_every_figure_and_in_the_table(page: Page, results
         assert any(name in row.text and f"{candidate.n_neurons:,} of " in row.text for row in rows)
     assert sum("shipped" in row.classes for row in rows) == 1
     plots = page.all("div", "plot")
-    assert len(plots) == 6, "three costs, two sizes"
+    assert len(plots) == 8, "four costs, two sizes"
     for plot in plots:
         hits = [hit.attributes["href"] for hit in page.all("a", "hit") if hit.inside(plot)]
         assert hits == [f"#{row.attributes['id']}" for row in rows] + ["#full"]

@@ -28,7 +28,14 @@ def with_comparisons(results: Results) -> Results:
 
 def test_every_figure_is_there_as_png_and_svg(results: Results, tmp_path: Path) -> None:
     written = write_plots(with_comparisons(results), tmp_path / "plots")
-    names = {"frontier-latency", "frontier-macs", "frontier-parameters", "redundancy-64px", "comparisons"}
+    names = {
+        "frontier-latency",
+        "frontier-macs",
+        "frontier-parameters",
+        "frontier-size",
+        "redundancy-64px",
+        "comparisons",
+    }
     assert {path.name for path in written} == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
     assert {*written} == {*(tmp_path / "plots").iterdir()}
     for path in written:

@@ -36,7 +36,7 @@ REQUESTS = [
     Request(
         model="m",
         data="d",
-        cost="macs",
+        cost="size",
         target=Target(batch_size=8, n_threads=2),
         preprocessing=PreprocessingChange(mean=(0.1, 0.25, 0.5), crop_pct=0.9, crop_mode="squash"),
         amp=True,
@@ -79,7 +79,12 @@ def test_every_field_of_a_request_can_be_written() -> None:
 
 def test_the_export_command_repeats_limits_and_form(results: Results) -> None:
     assert results.exported is not None
-    limits = (Limit.parse("latency", "2.5ms"), Limit.parse("macs", "1.5G"), Limit.parse("params", "300k"))
+    limits = (
+        Limit.parse("latency", "2.5ms"),
+        Limit.parse("macs", "1.5G"),
+        Limit.parse("params", "300k"),
+        Limit.parse("size", "1.5MiB"),
+    )
     form = Form(preprocess="graph", precision="int8", probabilities=True)
     built = replace(results.exported.built, form=form)
     asked = replace(results, exported=replace(results.exported, limits=limits, built=built))
@@ -88,6 +93,7 @@ def test_the_export_command_repeats_limits_and_form(results: Results) -> None:
     assert Limit.parse("latency", given["--max-latency"]) == limits[0]
     assert Limit.parse("macs", given["--max-macs"]) == limits[1]
     assert Limit.parse("params", given["--max-params"]) == limits[2]
+    assert Limit.parse("size", given["--max-size"]) == limits[3]
     assert (given["--preprocess"], given["--precision"], words[-1]) == ("graph", "int8", "--probabilities")
 
 
@@ -98,7 +104,9 @@ def test_a_module_given_in_python_gets_no_command_that_cannot_run(tmp_path: Path
 
 def candidates(*correct: int) -> list[Candidate]:
     return [
-        Candidate(reading=0, n_neurons=i, macs=i, n_params=i, val=Score(n_correct=n, n_images=1000), strength=1)
+        Candidate(
+            reading=0, n_neurons=i, macs=i, n_params=i, n_bytes=i, val=Score(n_correct=n, n_images=1000), strength=1
+        )
         for i, n in enumerate(correct, start=1)
     ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prune_tool.errors import RunError
-from prune_tool.store.atomic import PARTIAL_PREFIX, read_json, replacing, write_json
+from prune_tool.store.atomic import PARTIAL_PREFIX, read_json, replacing, share, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,3 +109,25 @@ def test_a_folder_that_cannot_be_written_is_a_run_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="choose a folder that can be written"):
         write_json(tmp_path / "file" / "x.json", {})
+
+
+def test_sharing_takes_no_room_where_files_can_be_linked(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("old")
+    share(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+    with replacing(tmp_path / "a") as partial:
+        partial.write_text("newer")
+    assert (tmp_path / "b").read_text() == "new", "what shares a file is not changed by what replaces it"
+
+
+def test_sharing_copies_where_files_cannot_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    (tmp_path / "a").write_text("new")
+    share(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "new"
+    assert not (tmp_path / "b").samefile(tmp_path / "a")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}

@@ -1,5 +1,6 @@
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +17,8 @@ def finish(run, seconds=0):
 
 def test_every_file_has_one_place_of_its_own_in_the_folder(tmp_path):
     run = RunFolder(tmp_path / "r")
-    paths = [
-        getattr(run, name) for name, kind in vars(RunFolder).items() if isinstance(kind, property) and name != "name"
-    ]
+    named = [getattr(run, name) for name, kind in vars(RunFolder).items() if isinstance(kind, property)]
+    paths = [value for value in named if isinstance(value, Path)]
     assert len({*paths}) == len(paths) == 14
     assert {path.parent for path in paths} == {run.path}
     assert {"run.json", "model.onnx", "model.pt2", "certificate.json", "README.md"} < {path.name for path in paths}
@@ -100,3 +100,31 @@ def test_a_folder_of_runs_that_cannot_be_is_an_error_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="not a folder"):
         create_free_run(tmp_path / "file", "solar")
+
+
+def test_a_run_inside_a_run_that_is_named_like_a_budget_is_one_of_its_budgets(tmp_path):
+    run = finish(create_run(tmp_path, "solar"))
+    for name in ("0.02", "5pp", "0.020", "plots", "2"):
+        (run.path / name).mkdir()
+        finish(RunFolder(run.path / name))
+    assert run.budgets == (run.at_budget("0.02"), run.at_budget("5pp"))
+    assert run.at_budget("5pp").analysed == run
+    assert RunFolder(run.path / "plots").analysed == RunFolder(run.path / "plots")
+    assert run.analysed == run
+    alone = finish(create_run(tmp_path, "0.02"))
+    assert not alone.is_budget, "a run of that name is no budget's unless a run is around it"
+    assert newest_run(run.path).path.parent == run.path
+
+
+def test_what_an_export_has_not_written_is_asked_for_with_what_would_write_it(tmp_path):
+    run = finish(create_run(tmp_path, "solar"))
+    with pytest.raises(RunError, match=r"has no model\.onnx\. Run `prune-tool export .*solar` first"):
+        run.require(run.model, asked="look")
+    place = run.at_budget("0.02")
+    place.path.mkdir()
+    finish(place)
+    with pytest.raises(RunError, match="one for each budget") as caught:
+        run.require(run.model, asked="look")
+    assert caught.value.remedy == f"Name one of {place.path}"
+    run.model.write_text("")
+    run.require(run.model, asked="look")

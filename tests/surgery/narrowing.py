@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from prune_tool.surgery.demand import Indices
-from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_of, consumer_weight, find_groups
+from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_weight, find_groups, node_of
 from prune_tool.surgery.narrowing import Narrowed
 
 
@@ -24,21 +24,25 @@ def some_of(group: HiddenGroup, n_a_run: int, seed: int = 0) -> Indices:
 
 
 def unfolded(captured: fx.GraphModule, group: HiddenGroup, kept: Indices) -> Narrowed:
-    """The consumer's own columns of the kept neurons."""
-    weight, bias = consumer_weight(captured, group), consumer_bias(captured, group)
-    n_groups = group.width // weight.shape[1]
-    rows, kept_a_group = weight.chunk(n_groups), np.split(kept, n_groups)
-    columns = [
-        part[:, here - i * weight.shape[1]] for i, (part, here) in enumerate(zip(rows, kept_a_group, strict=True))
-    ]
-    return Narrowed(kept=kept, weight=torch.cat(columns), bias=torch.zeros(len(weight)) if bias is None else bias)
+    """The consumers' own columns of the kept neurons."""
+    weight, bias = _columns(captured, group, group.consumer, kept)
+    others = {other: _columns(captured, group, other, kept) for other in group.others}
+    return Narrowed(kept=kept, weight=weight, bias=bias, others=others)
 
 
-def cut_all(captured: fx.GraphModule, share: float, seed: int = 0) -> dict[str, Narrowed]:
+def _columns(captured: fx.GraphModule, group: HiddenGroup, consumer: str, kept: Indices) -> tuple[Tensor, Tensor]:
+    weight, bias = (of(captured, group, consumer) for of in (consumer_weight, consumer_bias))
+    n_groups, per_group = group.width // weight.shape[1], weight.shape[1]
+    rows = zip(weight.chunk(n_groups), np.split(kept, n_groups), strict=True)
+    columns = [part[:, here - i * per_group] for i, (part, here) in enumerate(rows)]
+    return torch.cat(columns), torch.zeros(len(weight)) if bias is None else bias
+
+
+def cut_all(captured: fx.GraphModule, share: float, seed: int = 0, *, coupled: bool = False) -> dict[str, Narrowed]:
     """Every group cut to random neurons, a ``share`` of each run."""
     cuts = {}
-    for group in find_groups(captured):
-        kept = some_of(group, max(1, round(share * group.width / group.n_parts)), seed)
+    for group in find_groups(captured, coupled=coupled):
+        kept = some_of(group, max(1, round(share * group.run)), seed)
         cuts[group.name] = unfolded(captured, group, kept)
     return cuts
 
@@ -49,14 +53,13 @@ class Masked(fx.Interpreter):
     def __init__(self, captured: fx.GraphModule, kept: Mapping[str, Indices]) -> None:
         super().__init__(captured)
         self.masks: dict[fx.Node, Tensor] = {}
-        for group in find_groups(captured):
-            if group.name in kept:
-                node = consumer_of(captured, group)
+        for group in find_groups(captured, coupled=True):
+            for consumer in (*group.others, group.consumer) if group.name in kept else ():
+                node = node_of(captured, consumer)
                 shape = [1] * node.all_input_nodes[0].meta["val"].ndim
                 shape[-1 if "linear" in str(node.target) else 1] = -1
-                self.masks[node] = (
-                    torch.zeros(group.width).index_fill(0, torch.from_numpy(kept[group.name]), 1).view(shape)
-                )
+                mask = torch.zeros(group.width).index_fill(0, torch.from_numpy(kept[group.name]), 1)
+                self.masks[node] = mask.view(shape)
 
     def run_node(self, n: fx.Node) -> Any:
         if n not in self.masks:

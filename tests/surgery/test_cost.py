@@ -73,7 +73,9 @@ def test_the_cost_of_a_cut_is_the_cost_of_what_slicing_builds(kept, round_to: in
     example = torch.rand(2, 3, 16, 16)
     captured = capture(shaken(Block()), example)
     sliced = slice_graph(captured, kept, round_to=round_to)
-    assert cost_of(captured, kept, round_to=round_to) == cost_of(capture(sliced, example))
+    planned, counted = cost_of(captured, kept, round_to=round_to), cost_of(capture(sliced, example))
+    assert planned == counted
+    assert 0.7 * counted.n_calls <= planned.n_calls <= counted.n_calls, "gathers are left out"
 
 
 def test_a_grouped_convolution_and_attention_are_counted_by_hand(shaken) -> None:

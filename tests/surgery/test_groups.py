@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prune_tool.surgery.capture import capture
-from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_of, consumer_weight, find_groups
+from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_weight, find_groups, node_of
 
 SHAPE = (3, 8, 8)
 
@@ -130,15 +130,32 @@ class Rolled(Net):
         return super().hidden(x).roll(1, 1)
 
 
-@pytest.mark.parametrize(
-    "net", [Residual, TwoReaders, Tap, LayerNorm, OneGroupNorm, Softmax, GlobalResponse, JoinedWithTheResidual, Rolled]
-)
-def test_no_width_is_hidden_whose_values_leak(net: type[nn.Module], shaken) -> None:
-    assert "read" not in groups_of(net(), shaken)
+LEAKING = [Residual, Tap, LayerNorm, OneGroupNorm, Softmax, GlobalResponse, JoinedWithTheResidual, Rolled]
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("net", LEAKING)
+def test_no_width_is_hidden_whose_values_leak(net: type[nn.Module], coupled: bool, shaken) -> None:
+    captured = capture(shaken(net()), torch.rand(2, *SHAPE))
+    assert "read" not in {group.name for group in find_groups(captured, coupled=coupled)}
+
+
+def test_a_second_reader_is_a_leak_unless_both_may_be_cut(shaken) -> None:
+    captured = capture(shaken(TwoReaders()), torch.rand(2, *SHAPE))
+    assert [group.name for group in find_groups(captured)] == ["make"]
+    _, group = find_groups(captured, coupled=True)
+    assert (group.width, len(group.others)) == (12, 1)
+    row, columns = 4 * 4 * 8 / 2, (4 * 4 + 2 * 2) * 9 * 8
+    assert group.macs_per_neuron == row + columns
 
 
 def test_of_squeeze_and_excite_the_squeezed_width_is_hidden(shaken) -> None:
-    assert list(groups_of(Excited(), shaken)) == ["excite"]
+    captured = capture(shaken(Excited()), torch.rand(2, *SHAPE))
+    assert [group.name for group in find_groups(captured)] == ["excite"]
+    both = find_groups(captured, coupled=True)
+    assert [group.name for group in both] == ["excite", "read"]
+    assert [node_of(captured, other).args[1].target for other in both[1].others] == ["squeeze.weight"]
+    assert both[1].macs_per_neuron == 4 * 4 * (8 + 9 * 8) + 2 + 2  # of the gate half of four channels, twice
 
 
 class Bottleneck(Net):
@@ -276,7 +293,7 @@ def test_a_weight_is_what_the_network_computes_with(shaken) -> None:
     flat = net.read.weight.detach().flatten(1)
     assert torch.allclose(consumer_weight(captured, group).flatten(1), flat - flat.mean(1, keepdim=True), atol=1e-6)
     assert consumer_bias(captured, group) is None
-    assert consumer_of(captured, group).name == group.consumer
+    assert node_of(captured, group.consumer).name == group.consumer
     assert group.name == "read"
 
 

@@ -158,6 +158,60 @@ def test_it_is_a_captured_network(mixed: fx.GraphModule) -> None:
         assert off_by(masked, narrower(images)) < 1e-5
 
 
+class Expanded(nn.Module):
+    """An inverted residual of grouped convolutions with squeeze and excite, whose expansion two layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.deep = (
+            nn.Conv2d(3, 6, 2, 2),
+            nn.Conv2d(6, 12, 1),
+            nn.Conv2d(12, 12, 3, 1, 1, groups=3),
+        )
+        self.squeeze, self.excite, self.thin = nn.Linear(12, 4), nn.Linear(4, 12), nn.Conv2d(12, 6, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        x = self.stem(x)
+        y = self.deep(self.wide(x).relu()).relu()
+        gate = self.excite(self.squeeze(y.mean((2, 3))).relu()).sigmoid()
+        return ((x + self.thin(y * gate[:, :, None, None])).mean((2, 3)),)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_coupled_consumers_read_the_same_neurons(expanded: fx.GraphModule, data: st.DataObject) -> None:
+    groups = find_groups(expanded, coupled=True)
+    assert [(group.name, group.n_parts, len(group.others)) for group in groups] == [
+        ("deep", 3, 0),
+        ("excite", 1, 0),
+        ("thin", 3, 1),
+    ]
+    kept = {group.name: data.draw(kept_of(group), label=group.name) for group in groups}
+    narrow = narrow_graph(expanded, {group.name: unfolded(expanded, group, kept[group.name]) for group in groups})
+    images = torch.rand(2, *SHAPE)
+    with torch.no_grad():
+        assert off_by(Masked(expanded, kept).run(images), narrow(images)) < 1e-5
+    assert cost_of(narrow) == cost_of_narrowed(expanded, {name: len(indices) for name, indices in kept.items()})
+    shapes = {name: tuple(value.shape) for name, value in narrow.named_parameters()}
+    n_excited, n_thin = len(kept["excite"]), len(kept["thin"])
+    assert shapes["excite.weight"] == (n_thin, n_excited)
+    assert shapes["squeeze.weight"] == (n_excited, n_thin)
+
+
+@pytest.fixture(scope="module")
+def expanded(shaken) -> fx.GraphModule:
+    torch.manual_seed(0)
+    return capture(shaken(Expanded()), torch.rand(2, *SHAPE))
+
+
+def test_every_consumer_must_be_given_weights(expanded: fx.GraphModule) -> None:
+    group = find_groups(expanded, coupled=True)[-1]
+    cut = unfolded(expanded, group, np.array([0, 4, 8]))
+    lonely = Narrowed(kept=cut.kept, weight=cut.weight, bias=cut.bias)
+    with pytest.raises(ValueError, match=f"thin is read besides by {group.others[0]}; got weights of none"):
+        narrow_graph(expanded, {"thin": lonely})
+
+
 class _Shapes(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)

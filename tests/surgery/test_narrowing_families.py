@@ -50,9 +50,9 @@ GROUPS = {
 }
 
 
-def check(it: Specimen, share: float) -> fx.GraphModule:
+def check(it: Specimen, share: float, *, coupled: bool = False) -> fx.GraphModule:
     """Narrow everything; the result is the masked network, at the cost that was predicted, before and after capture."""
-    cuts = cut_all(it.captured, share)
+    cuts = cut_all(it.captured, share, coupled=coupled)
     narrow = narrow_graph(it.captured, cuts)
     masked = Masked(it.captured, {name: cut.kept for name, cut in cuts.items()})
     for n in (1, 3):
@@ -70,6 +70,22 @@ def test_small_members_are_narrowed_exactly(name: str, shaken: Callable[..., Any
     it = specimen(name, shaken, size=64, **SMALL[name])
     assert len(find_groups(it.captured)) == SMALL_GROUPS[name]
     check(it, 0.75)
+
+
+COUPLED = {
+    "efficientnet_b0": 16,
+    "mobilenetv3_large_100": 8,
+    "regnety_004": 17,  # the stem besides, which the first block and its shortcut read
+}
+"""Expansions that the projection and squeeze-and-excite read, one in each block that has it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COUPLED)
+def test_expansions_under_squeeze_and_excite_are_narrowed_exactly(name: str, shaken: Callable[..., Any]) -> None:
+    it = specimen(name, shaken)
+    assert sum(len(group.others) == 1 for group in find_groups(it.captured, coupled=True)) == COUPLED[name]
+    check(it, 0.75, coupled=True)
 
 
 @pytest.mark.slow

@@ -1,0 +1,216 @@
+"""Accuracy against multiply-accumulates of narrowed backbones: what folding, pivots and allocation are each worth.
+
+    python benchmarks/narrowing.py [--only MODEL/SIZE ...] [--shares 0.65,0.5] [--best] [--quick] [--out FOLDER]
+
+For every backbone and share of its MACs, the hidden widths are narrowed by each combination of strategy (random,
+pivoted), folding (on, off) and allocation (uniform, allocated), and a converged logistic probe is fitted anew to the
+penultimate neurons of the narrowed network: on 2,000 training images, its strength chosen and its accuracy told on
+1,000 validation images. CIFAR-10 of ``PRUNE_TOOL_ASSETS``; no other weight is trained. ``--best`` narrows by pivots,
+folded and allocated alone; ``--quick`` takes a tenth of the images. Writes ``narrowing.json`` into FOLDER
+(``benchmarks/results``) as it goes, beside what is on file of other plans, and prints its tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _record
+import numpy as np
+import torch
+from _assets import ASSETS, some, with_v1_strides
+from numpy.typing import NDArray
+from torch import fx
+
+from prune_tool import Request, Workspace, defaults
+from prune_tool.pipeline.decode import images_of
+from prune_tool.pipeline.narrow import Narrower, Plan
+from prune_tool.pipeline.workspace import Subject
+from prune_tool.records import Allocation, Strategy
+from prune_tool.redundancy.checks import Int64
+from prune_tool.redundancy.held_out import HeldOut
+from prune_tool.redundancy.logistic import choose_logistic
+from prune_tool.surgery.cost import cost_of
+from prune_tool.surgery.taps import HEAD
+
+PAIRS = {"tf_efficientnet_lite0": 128, "resnet50_v1": 64, "vit_small_patch14_dinov2": 98}
+"""Backbones and the input sizes they are measured at: small, so that two cores do it in an hour."""
+WAYS: list[tuple[Strategy, bool, Allocation]] = [
+    ("pivoted", True, "allocated"),
+    ("pivoted", True, "uniform"),
+    ("random", True, "allocated"),
+    ("random", True, "uniform"),
+    ("pivoted", False, "allocated"),
+    ("random", False, "uniform"),
+    ("pivoted", False, "uniform"),
+    ("random", False, "allocated"),
+]
+"""Strategy, whether folded, allocation: the default first, then what tells most."""
+N_TRAIN, N_VAL, N_CALIBRATION = 2000, 1000, 512
+BATCH_SIZE = 32
+PACKAGES = ("torch", "timm", "numpy")
+Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """A backbone at one input size, and images (n, 3, h, w) in [0, 1] with labels (n,)."""
+
+    subject: Subject
+    train: Images
+    train_labels: Int64
+    val: Images
+    val_labels: Int64
+    n_classes: int
+
+    @property
+    def calibration(self) -> list[Images]:
+        """Some of the training images, in batches."""
+        n = min(N_CALIBRATION, len(self.train))
+        return batches(self.train[some(np.arange(len(self.train)), self.train_labels, n)])
+
+
+def open_task(model: str, input_size: int, n_train: int, n_val: int) -> Task:
+    """Load and capture; the head is the only tap."""
+    source = f"local-dir:{ASSETS / 'backbones' / model}"
+    backbone = with_v1_strides(source) if model == "resnet50_v1" else None
+    data = str(ASSETS / "images" / "cifar10.npz")
+    request = Request(model=None if backbone else source, data=data, input_sizes=(input_size,), taps=(HEAD,))
+    workspace = Workspace(request, backbone=backbone)
+    subject = workspace.subject(input_size)
+    labels = workspace.source.labels
+
+    def read(rows: Int64) -> Images:
+        return np.concatenate(list(images_of(workspace.source, rows, subject.backbone.preprocessing)))
+
+    train, val = some(workspace.splits.train, labels, n_train), some(workspace.splits.val, labels, n_val)
+    return Task(
+        subject=subject,
+        train=read(train),
+        train_labels=labels[train],
+        val=read(val),
+        val_labels=labels[val],
+        n_classes=len(workspace.source.classes),
+    )
+
+
+def batches(images: Images) -> list[Images]:
+    """The images a few at a time."""
+    return [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
+
+
+def accuracy(network: fx.GraphModule, task: Task) -> float:
+    """Validation accuracy of a converged logistic probe on the network's neurons."""
+    with torch.inference_mode():
+        train, val = (
+            np.concatenate([network(torch.from_numpy(batch))[-1].numpy() for batch in batches(images)])
+            for images in (task.train, task.val)
+        )
+    held_out = HeldOut(val, task.val_labels)
+    return (
+        choose_logistic(train, task.train_labels, held_out, task.n_classes, defaults.LOGISTIC_GRID)
+        .score(held_out)
+        .accuracy
+    )
+
+
+def measure(task: Task, plans: list[Plan]) -> Iterator[dict[str, Any]]:
+    """Every plan for one backbone, one after the other."""
+    narrower = Narrower(task.subject.captured, task.calibration)
+    for plan in plans:
+        start = time.perf_counter()
+        narrowing, network = narrower.narrow(plan)
+        seconds = time.perf_counter() - start
+        row = {
+            "share": plan.share,
+            "strategy": plan.strategy,
+            "fold": plan.fold,
+            "allocation": plan.allocation,
+            "macs": narrowing.macs,
+            "accuracy": accuracy(network, task),
+            "effect": sum(width.effect for width in narrowing.widths),
+            "seconds": round(seconds, 1),
+            "widths": {width.name: [width.width, len(width.kept)] for width in narrowing.widths},
+        }
+        note(f"  {described(row)} of MACs: {100 * row['accuracy']:.1f} %, {seconds:.0f} s")
+        yield row
+
+
+def merged(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of both, the later one of the same plan."""
+    rows = {described(row): row for row in [*before, *after]}
+    return sorted(rows.values(), key=lambda row: (-row["share"], row["strategy"], not row["fold"], row["allocation"]))
+
+
+def described(row: dict[str, Any]) -> str:
+    """A plan in a few words."""
+    fold = "folded" if row["fold"] else "not folded"
+    return f"{row['strategy']}, {fold}, {row['allocation']}, {row['share']:.0%}"
+
+
+def table(pairs: dict[str, Any]) -> str:
+    """Accuracies in per cent, a row a way to narrow and a column a share."""
+    lines: list[str] = []
+    for name, found in pairs.items():
+        rows = found["narrowed"]
+        shares = sorted({row["share"] for row in rows}, reverse=True)
+        lines += [f"\n{name}: full {100 * found['full']:.1f} % at {found['full_macs'] / 1e6:,.0f} M MACs\n"]
+        lines += ["| neurons | folded | widths | " + " | ".join(f"{share:.0%} of MACs" for share in shares) + " |"]
+        lines += ["| --- | --- | --- | " + " | ".join("--:" for _ in shares) + " |"]
+        ways = dict.fromkeys((row["strategy"], row["fold"], row["allocation"]) for row in rows)
+        for way in ways:
+            of_way = [row for row in rows if (row["strategy"], row["fold"], row["allocation"]) == way]
+            at = {row["share"]: row["accuracy"] for row in of_way}
+            cells = " | ".join(f"{100 * at[share]:.1f}" if share in at else "" for share in shares)
+            lines.append(f"| {way[0]} | {'yes' if way[1] else 'no'} | {way[2]} | {cells} |")
+    return "\n".join(lines)
+
+
+def note(message: str) -> None:
+    """Say what is being done."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", metavar="MODEL/SIZE")
+    parser.add_argument("--shares", default="0.65,0.5", metavar="S,S")
+    parser.add_argument("--best", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=_record.RESULTS, metavar="FOLDER")
+    arguments = parser.parse_args()
+    shares = [float(share) for share in arguments.shares.split(",")]
+    ways = WAYS[:1] if arguments.best else WAYS
+    plans = [Plan(share=s, strategy=w[0], fold=w[1], allocation=w[2]) for w in ways for s in shares]
+    n_train, n_val = (N_TRAIN // 10, N_VAL // 10) if arguments.quick else (N_TRAIN, N_VAL)
+    file = arguments.out / "narrowing.json"
+    pairs: dict[str, Any] = dict(json.loads(file.read_text())["pairs"]) if file.exists() else {}
+    for name in arguments.only or [f"{model}/{size}" for model, size in PAIRS.items()]:
+        model, size = name.split("/")
+        task = open_task(model, int(size), n_train, n_val)
+        full = accuracy(task.subject.captured, task)
+        note(f"{name}: full {100 * full:.1f} %")
+        rows = pairs.get(name, {"narrowed": []})["narrowed"]
+        for row in measure(task, plans):
+            rows = merged(rows, [row])
+            pairs[name] = {
+                "n_train": n_train,
+                "n_val": n_val,
+                "n_calibration": sum(map(len, task.calibration)),
+                "full": full,
+                "full_macs": cost_of(task.subject.captured).macs,
+                "narrowed": rows,
+            }
+            _record.save("narrowing", {"pairs": pairs}, PACKAGES, arguments.out)
+    print(table(pairs))
+
+
+if __name__ == "__main__":
+    main()
