@@ -31,7 +31,7 @@ from torch import fx
 from prune_tool import Request, Workspace, defaults
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.narrow import Narrower, Plan
-from prune_tool.pipeline.workspace import Subject
+from prune_tool.pipeline.subject import Subject
 from prune_tool.records import Allocation, Strategy
 from prune_tool.redundancy.checks import Int64
 from prune_tool.redundancy.held_out import HeldOut
