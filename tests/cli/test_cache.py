@@ -17,10 +17,20 @@ from tests.cli.conftest import QUICK
 from tests.support import Answer, ask, untimed
 
 
+@pytest.fixture(scope="module")
+def kept(convnet: str, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the cache of one analysis, and its run."""
+    root = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNE_TOOL_CACHE", str(root / "cache"))
+        assert ask("analyze", convnet, images, *QUICK, "--runs", root, "--name", "run", "-q").status == 0
+    return root
+
+
 @pytest.fixture
-def cache(analyzed: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the cache that an analysis left."""
-    shutil.copytree(home / "cache", tmp_path / "cache")
+    shutil.copytree(kept / "cache", tmp_path / "cache")
     monkeypatch.setenv("PRUNE_TOOL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -34,7 +44,7 @@ def refusal(answer: Answer) -> str:
     return answer.err
 
 
-def test_what_an_analysis_keeps_is_listed(cache: Path, analyzed: Path) -> None:
+def test_what_an_analysis_keeps_is_listed(cache: Path, kept: Path) -> None:
     printed = json.loads(ask("cache", "ls", "--json").out)
     assert printed["root"] == str(cache)
     assert {entry["kind"] for entry in printed["entries"]} == {
@@ -45,12 +55,12 @@ def test_what_an_analysis_keeps_is_listed(cache: Path, analyzed: Path) -> None:
         "runtimes",
     }
     assert printed["n_bytes"] == sum(entry["n_bytes"] for entry in printed["entries"])
-    of_features = [entry["about"] for entry in printed["entries"] if entry["kind"] == "features"]
-    assert {(about["model"], about["data"], *about["input_sizes"]) for about in of_features} == {
-        ("test_resnet", "textures", 64)
-    }
-    record = json.loads((analyzed / "run.json").read_text())
-    assert record["n_train"] + record["n_val"] in {about["n_images"] for about in of_features}
+    record = json.loads((kept / "run" / "run.json").read_text())
+    features = next(entry for entry in printed["entries"] if entry["kind"] == "features")
+    assert features["about"]["model"] == "test_resnet"
+    assert features["about"]["data"] == "textures"
+    assert features["about"]["n_images"] == record["n_train"] + record["n_val"]
+    assert features["about"]["input_sizes"] == [64]
     shown = ask("cache", "ls")
     assert (shown.status, shown.err) == (0, "")
     assert all(f"│ {key[:8]} " in shown.out for key in listed())
@@ -118,13 +128,13 @@ def test_by_age(cache: Path) -> None:
 
 
 def test_what_was_removed_is_computed_again(
-    cache: Path, analyzed: Path, convnet: str, images: Path, tmp_path: Path
+    cache: Path, kept: Path, convnet: str, images: Path, tmp_path: Path
 ) -> None:
     assert ask("cache", "rm", "--all", "--yes").status == 0
     again = ask("analyze", convnet, images, *QUICK, "--runs", tmp_path / "runs", "--name", "again", "-q")
     assert again.status == 0
     for name in ("analysis.json", "frontier.json"):
-        first, second = (json.loads((run / name).read_text()) for run in (analyzed, tmp_path / "runs" / "again"))
+        first, second = (json.loads((run / name).read_text()) for run in (kept / "run", tmp_path / "runs" / "again"))
         assert untimed(first) == untimed(second)
 
 

@@ -69,12 +69,24 @@ def outcome(root):
     n_written = len((root / "log").read_text().splitlines())
     return {"same": found == whole, "n_shards": len(found), "n_written": n_written, "left": left}
 
+def has_ended(process):
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+def bide(root, process, seconds):
+    # Some time of a whole extraction or, as most of that is preparation, until some shards are there.
+    if rng.random() < 0.5:
+        time.sleep(rng.uniform(0, 1.1 * seconds))
+        return
+    n = len(shards(root)) + rng.integers(1, 9)
+    while len(shards(root)) < n and not has_ended(process):
+        time.sleep(0.001)
+
 def trial(i, seconds):
     root = new_root(f"trial-{i}")
     n_killed, n_lost, kept_at = 0, 0, []
     for _ in range(int(rng.integers(1, 4))):
         process = start(root)
-        time.sleep(rng.uniform(0, 1.1 * seconds))
+        bide(root, process, seconds)
         os.kill(process, signal.SIGKILL)
         n_killed += (status := wait(process)) == -signal.SIGKILL
         kept = {name: path.stat().st_mtime_ns for name, path in shards(root).items()}

@@ -146,7 +146,7 @@ def test_no_test_image_is_read_before_the_files_stand(
     seen: list[set[int]] = []
     source = workspace.source
     original = type(source).read
-    monkeypatch.setattr(type(source), "read", lambda self, i: (read.append(int(i)), original(self, i))[1])
+    monkeypatch.setattr(type(source), "read", lambda self, i, **how: (read.append(int(i)), original(self, i, **how))[1])
     begin = exporting.open_trial
 
     def testing(*args: Any) -> Any:
