@@ -22,12 +22,12 @@ import _record
 from _frontier_report import draw, report
 from _pairs import PAIRS, Pair, open_workspace, task
 
-from prune_tool import Budget, Workspace, analyze, export
+from prune_tool import Budget, Workspace, export
 from prune_tool.cli.console import watching
 from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.errors import BudgetError
 from prune_tool.frontier.screen import front
-from prune_tool.pipeline.analyze import Analyzed, probe_near
+from prune_tool.pipeline.analyze import Analyzed, analyze, probe_near
 from prune_tool.pipeline.features import fit_data
 from prune_tool.pipeline.progress import Progress
 from prune_tool.pipeline.runs import read_analysis

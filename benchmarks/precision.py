@@ -19,11 +19,12 @@ import _record
 from _frontier_report import title
 from _pairs import PAIRS, Pair, open_workspace, task
 
-from prune_tool import Budget, analyze, export
+from prune_tool import Budget, export
 from prune_tool.cli.console import watching
 from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.errors import BudgetError
-from prune_tool.pipeline.export import Exported
+from prune_tool.pipeline.analyze import analyze
+from prune_tool.pipeline.exported import Exported
 from prune_tool.pipeline.progress import Progress
 from prune_tool.records import Form, Score
 
