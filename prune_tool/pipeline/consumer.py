@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, ops
 from torch.nn import functional as F
 
-from prune_tool.redundancy.reconstruction import Folded, Layer
+from prune_tool.redundancy.layer import Folded, Layer
 from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_weight
 from prune_tool.surgery.narrowing import Narrowed
 from prune_tool.surgery.site import shape_of

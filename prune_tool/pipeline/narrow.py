@@ -32,7 +32,8 @@ from prune_tool.records import Allocation, NarrowedWidth, Narrowing, Strategy
 from prune_tool.redundancy.allocation import SharedCost, Width, allocate, uniform, unit_of
 from prune_tool.redundancy.checks import Float64, Int64
 from prune_tool.redundancy.cross_fit import cross_fit
-from prune_tool.redundancy.reconstruction import ErrorCurve, Layer, Reconstruction
+from prune_tool.redundancy.layer import ErrorCurve, Layer
+from prune_tool.redundancy.reconstruction import Reconstruction
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.groups import HiddenGroup, find_groups
 from prune_tool.surgery.narrowing import Narrowed, narrow_graph
@@ -197,11 +198,11 @@ class Narrower:
         """The first ``n`` neurons to keep (all by default), and by how many are: errors, and the ridge to fold with."""
         layer = self._layers[place]
         both = Reconstruction(layer, halves[0].merged(halves[1]), _ORDER_RIDGE)
-        order = both.order(plan.strategy, seed=self._seed, place=place)
+        order = both.order(plan.strategy, n, seed=self._seed, place=place)
         if not plan.fold:
-            return order[:n], both.error_curve(order, fold=False), np.full(layer.width + 1, _ORDER_RIDGE)
-        fitted = cross_fit(layer, halves, order[:n], defaults.FOLD_RIDGES)
-        return order[:n], fitted.curve, fitted.ridge
+            return order, both.error_curve(order, fold=False), np.full(len(order) + 1, _ORDER_RIDGE)
+        fitted = cross_fit(layer, halves, order, defaults.FOLD_RIDGES)
+        return order, fitted.curve, fitted.ridge
 
 
 def _record(group: HiddenGroup, kept: Int64, error: float, effect: float) -> NarrowedWidth:

@@ -15,7 +15,8 @@ import numpy as np
 
 from prune_tool.redundancy.checks import Float64, Int64
 from prune_tool.redundancy.joint import JointMoments
-from prune_tool.redundancy.reconstruction import ErrorCurve, Layer, Reconstruction
+from prune_tool.redundancy.layer import ErrorCurve, Layer
+from prune_tool.redundancy.reconstruction import Reconstruction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

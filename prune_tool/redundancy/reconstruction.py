@@ -20,7 +20,6 @@ is never worse than leaving the weights as they are, even on the rows themselves
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -31,89 +30,9 @@ from prune_tool.errors import UsageError
 from prune_tool.records import Strategy
 from prune_tool.redundancy.checks import Float64, Int64
 from prune_tool.redundancy.joint import JointMoments
+from prune_tool.redundancy.layer import ErrorCurve, Folded, Layer
 from prune_tool.redundancy.pivoted import greedy_order
 from prune_tool.redundancy.subsets import draw_interleaved
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Folded:
-    """What a narrowed layer computes with.
-
-    Attributes:
-        weight: ``(out, k / groups, *kernel)`` float64, over the kept inputs in ascending order.
-        shift: ``(out, *kernel)`` float64, what each tap adds to the output where it reads inputs: the mean of what is
-            not reconstructed. Summed over the kernel it is the shift of the bias, but for taps in zero padding.
-    """
-
-    weight: Float64
-    shift: Float64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ErrorCurve:
-    """Expected squared error of a layer's output, summed over outputs and taps, for every number of inputs kept.
-
-    Attributes:
-        absolute: ``(k + 1,)`` float64; entry ``j`` keeps the first ``j`` inputs of an order.
-        total: variance of the output, summed likewise: the error where nothing is kept but the mean.
-    """
-
-    absolute: Float64
-    total: float
-
-    @property
-    def relative(self) -> Float64:
-        """``(k + 1,)``, share of the output's variance that is lost; all 0 where the output does not vary."""
-        return self.absolute / self.total if self.total > 0 else np.zeros_like(self.absolute)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Layer:
-    """What a layer does to its ``w`` inputs.
-
-    Attributes:
-        weight: ``(out, w / n_groups, *kernel)`` float64.
-        n_groups: of a grouped convolution; group ``i`` reads the ``i``-th of as many equal runs of the inputs, and so
-            do its outputs.
-        n_parts: equal runs of the inputs of which as many are to be kept from each; a multiple of ``n_groups``.
-        importance: ``(out,)`` float64, what the squared error of each output counts, at least 0. It weighs what is kept
-            and what errors are, and leaves folded weights as they are: every output has its own.
-
-    Raises:
-        UsageError: shapes or numbers that do not fit each other.
-    """
-
-    weight: Float64
-    n_groups: int
-    n_parts: int
-    importance: Float64
-
-    def __post_init__(self) -> None:
-        n_out = len(self.weight)
-        if self.n_parts % self.n_groups or n_out % self.n_groups or self.width % self.n_parts:
-            raise UsageError(
-                asked=f"narrow a layer of weight {self.weight.shape}",
-                found=f"{self.width:,} inputs in {self.n_parts} parts and {self.n_groups} groups",
-                remedy="Give a weight (out, inputs / groups, *kernel), and parts and groups that divide its inputs",
-            )
-
-    @property
-    def width(self) -> int:
-        """``w``, number of inputs."""
-        return int(self.weight.shape[1]) * self.n_groups
-
-    @cached_property
-    def rows(self) -> Tensor:
-        """``M (t, w)`` or its triangle: the weight, one row an output and a tap, by the root of what that counts."""
-        n_out, n_in = self.weight.shape[:2]
-        W = torch.from_numpy(self.weight).reshape(n_out, n_in, -1)
-        W = W * torch.from_numpy(self.importance).sqrt()[:, None, None]
-        by_group = W.reshape(self.n_groups, -1, n_in, W.shape[2]).movedim(2, 3).reshape(self.n_groups, -1, n_in)
-        if by_group.shape[1] > n_in:
-            by_group = torch.linalg.qr(by_group, mode="r").R
-        rows = torch.zeros(self.n_groups, by_group.shape[1], self.n_groups, n_in, dtype=torch.float64)
-        rows[torch.arange(self.n_groups), :, torch.arange(self.n_groups)] = by_group
-        return rows.reshape(-1, self.width)
 
 
 class Reconstruction:
@@ -145,21 +64,23 @@ class Reconstruction:
         """``w``, number of inputs."""
         return self.moments.width
 
-    def order(self, strategy: Strategy, *, seed: int = 0, place: int = 0) -> Int64:
-        """All inputs in the order in which to keep them, ``(w,)`` int64; parts take turns.
+    def order(self, strategy: Strategy, n_picks: int | None = None, *, seed: int = 0, place: int = 0) -> Int64:
+        """The first ``n_picks`` inputs in the order in which to keep them, by default all, int64; parts take turns.
 
         Args:
             strategy: ``random`` draws them. ``pivoted`` takes next the one that lowers the error of the folded layer
                 most, given those before it.
+            n_picks: how many.
             seed: of the draw.
             place: of the layer in its network: every layer has a draw of its own.
         """
         if strategy == "random":
-            return draw_interleaved(self.width, self.layer.n_parts, seed, place)
-        return greedy_order(self._gram.numpy(), self._cross.numpy(), self.width, self.noise, self.layer.n_parts)
+            return draw_interleaved(self.width, self.layer.n_parts, seed, place)[:n_picks]
+        n_picks = self.width if n_picks is None else n_picks
+        return greedy_order(self._gram.numpy(), self._cross.numpy(), n_picks, self.noise, self.layer.n_parts)
 
     def error_curve(self, order: Int64, *, fold: bool = True) -> ErrorCurve:
-        """Errors along an order ``(w,)``, on the rows of the moments, from one factorisation.
+        """Errors on the rows of the moments, along an order or its prefix ``(k,)``, from one factorisation.
 
         Folded, they include that of the noise which regularises, and so bound what is left on the rows from above. Not
         folded, inputs that are not kept are zero and the others' weights stay.
@@ -259,7 +180,7 @@ class Reconstruction:
         L = torch.linalg.cholesky(self._gram[at][:, at])
         Z = torch.linalg.solve_triangular(L, self._cross[at], upper=False)
         noisy_total = self.total + self.noise * float(self.layer.rows.square().sum())
-        errors = torch.full((self.width + 1,), noisy_total, dtype=torch.float64)
+        errors = torch.full((len(order) + 1,), noisy_total, dtype=torch.float64)
         errors[1:] -= Z.square().sum(dim=1).cumsum(0)
         return errors.clamp_(min=0).numpy()
 
@@ -271,7 +192,7 @@ class Reconstruction:
         all_of_it = self.total + float((self.layer.rows @ mean).square().sum())
         explained = ((_tensor(self.moments.xh) + torch.outer(mean, mean_hat)) * P).sum(dim=0)[at].cumsum(0)
         own = (P * (_tensor(self.moments.hh) + torch.outer(mean_hat, mean_hat)))[at][:, at]
-        errors = torch.full((self.width + 1,), all_of_it, dtype=torch.float64)
+        errors = torch.full((len(order) + 1,), all_of_it, dtype=torch.float64)
         errors[1:] += own.cumsum(0).cumsum(1).diagonal() - 2 * explained
         return errors.clamp_(min=0).numpy()
 

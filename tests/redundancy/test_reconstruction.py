@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from prune_tool.errors import DataError, UsageError
 from prune_tool.redundancy.cross_fit import cross_fit
 from prune_tool.redundancy.joint import JointAccumulator
-from prune_tool.redundancy.reconstruction import Layer, Reconstruction
+from prune_tool.redundancy.layer import Layer
+from prune_tool.redundancy.reconstruction import Reconstruction
 
 RIDGE = 1e-6
 
@@ -179,6 +180,7 @@ def test_parts_take_turns(strategy, groups):
     x, _, weight = layer(50, groups, 12 // groups, 4, seed=8)
     problem = reconstruction(moments_of(x), weight, n_groups=groups, n_parts=4, ridge=1e-3)
     order = problem.order(strategy)
+    np.testing.assert_array_equal(problem.order(strategy, 8), order[:8])
     for k in range(4, 13, 4):
         assert np.bincount(order[:k] // 3, minlength=4).tolist() == [k // 4] * 4
 
