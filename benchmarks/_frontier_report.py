@@ -18,6 +18,7 @@ STYLES = {
     "resolution alone": {"color": "#0072B2", "marker": "s", "lw": 1.2},
     "depth alone": {"color": "#009E73", "marker": "^", "lw": 1.2},
     "last layer alone": {"color": "#D55E00", "marker": "v", "lw": 1.2},
+    "all axes, narrowed too": {"color": "#CC79A7", "marker": "D", "lw": 1.8},
 }
 
 

@@ -56,10 +56,15 @@ def task(pair: Pair) -> Iterator[str | None]:
 
 
 def open_workspace(
-    pair: Pair, data: str | None, progress: Progress, *, input_sizes: tuple[int, ...] | None = None
+    pair: Pair,
+    data: str | None,
+    progress: Progress,
+    *,
+    input_sizes: tuple[int, ...] | None = None,
+    narrow: tuple[float, ...] = (),
 ) -> Workspace:
     """The request as a user makes it, all else at its default: latency on a CPU, batch 1, one thread."""
     source = f"local-dir:{ASSETS / 'backbones' / pair.model}"
     backbone = with_v1_strides(source) if pair.model == "resnet50_v1" else None
-    request = Request(model=None if backbone else source, data=data, input_sizes=input_sizes)
+    request = Request(model=None if backbone else source, data=data, input_sizes=input_sizes, narrow=narrow)
     return Workspace(request, progress, backbone=backbone)

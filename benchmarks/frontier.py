@@ -1,4 +1,4 @@
-"""How much faster a certified file is, and what each axis brings: all of them, resolution, depth, the last layer alone.
+"""How much faster a certified file is, and what each axis brings: all of them, and each of them alone.
 
     python benchmarks/frontier.py [--only MODEL/DATA ...] [--budget 0.05,0.01] [--out FOLDER] [--render]
 
@@ -39,10 +39,11 @@ SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
-    """A restriction of the search: the input sizes tried (``None``: the usual ones) and the taps read."""
+    """What the search may try: input sizes (``None``: the usual ones), taps, and shares of the MACs to narrow to."""
 
     input_sizes: tuple[int, ...] | None
     taps: str | None
+    narrow: tuple[float, ...] = ()
 
 
 SEARCHES = {
@@ -50,6 +51,7 @@ SEARCHES = {
     "resolution alone": Axes(input_sizes=None, taps="last"),
     "depth alone": Axes(input_sizes=(), taps=None),
     "last layer alone": Axes(input_sizes=(), taps="last"),
+    "all axes, narrowed too": Axes(input_sizes=None, taps=None, narrow=(0.65,)),
 }
 
 
@@ -95,21 +97,22 @@ def measure(pair: Pair, budgets: list[Budget], progress: Progress) -> dict[str, 
         work, files = Path(folder), {"full": Path(folder) / "full.onnx"}
         searches: dict[str, Any] = {}
         full: dict[str, Any] = {}
-        shared: dict[tuple[int, ...] | None, tuple[Workspace, Analyzed, float]] = {}
+        shared: dict[Any, tuple[Workspace, Analyzed, float]] = {}
         for name, axes in SEARCHES.items():
-            if axes.input_sizes not in shared:
+            opened = axes.input_sizes, axes.narrow
+            if opened not in shared:
                 started = time.perf_counter()
-                workspace = open_workspace(pair, data, progress, input_sizes=axes.input_sizes)
+                workspace = open_workspace(pair, data, progress, input_sizes=axes.input_sizes, narrow=axes.narrow)
                 found = analyze(workspace, runs=work / "runs")
-                shared[axes.input_sizes] = (workspace, found, time.perf_counter() - started)
-            workspace, found, seconds = shared[axes.input_sizes]
+                shared[opened] = (workspace, found, time.perf_counter() - started)
+            workspace, found, seconds = shared[opened]
             searches[name] = {"analyze_s": seconds, "points": points(workspace, found, axes), "shipped": {}}
             for budget in budgets:
                 model = work / f"{len(files)}.onnx"
                 shipped = ship(workspace, found, axes, budget, model, files["full"])
-                searches[name]["shipped"][str(budget)] = shipped
+                searches[name]["shipped"][budget.spelled] = shipped
                 if model.exists():
-                    files[f"{name} {budget}"] = model
+                    files[f"{name} {budget.spelled}"] = model
         timed = bench(files, Conditions(batch_sizes=BATCH_SIZES, threads=(1,), seconds=SECONDS))
         for timing in timed.timings:
             speedup = timing.speedup
@@ -117,7 +120,7 @@ def measure(pair: Pair, budgets: list[Budget], progress: Progress) -> dict[str, 
             name, _, budget = timing.contender.rpartition(" ")
             place = searches[name]["shipped"][budget] if name else full
             place[f"batch {timing.batch_size}"] = speed
-        analysis = shared[None][1].analysis
+        analysis = shared[None, ()][1].analysis
         assert analysis.timed is not None, "latency is the request's cost"
         return {
             "full_ms_predicted": analysis.timed.full_ms,

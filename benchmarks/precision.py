@@ -75,7 +75,7 @@ def measure(pair: Pair, budget: Budget, progress: Progress) -> dict[str, Any]:
             speedup = timing.speedup
             speed = {"p50_ms": timing.p50_ms, "speedup": [speedup.low, speedup.median, speedup.high]}
             files[timing.contender][f"batch {timing.batch_size}"] = speed
-        return {"budget": str(budget), "files": {name: files[name] for name in FILES if name in files}}
+        return {"budget": budget.spelled, "files": {name: files[name] for name in FILES if name in files}}
 
 
 def report(pairs: dict[str, Any]) -> str:
