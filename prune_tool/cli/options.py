@@ -48,7 +48,7 @@ InputSize = Annotated[
 ]
 Narrow = Annotated[
     str,
-    typer.Option("--narrow", help="Hidden widths narrowed to these shares of MACs: `off`, `auto` or `0.75,0.5`."),
+    typer.Option("--narrow", help="Hidden widths narrowed to these shares of MACs: `off`, `auto` or `0.65,0.5`."),
 ]
 Calibration = Annotated[
     int, typer.Option("--calibration", min=1, help="Training images that narrowing takes its statistics from.")
@@ -318,7 +318,7 @@ def _shares(text: str) -> tuple[float, ...]:
         shares = {0.0}
     if not all(0 < share < 1 for share in shares):
         found = "not shares above 0 and below 1, with commas between"
-        raise UsageError(asked=f"--narrow {text}", found=found, remedy="Try --narrow 0.75,0.5")
+        raise UsageError(asked=f"--narrow {text}", found=found, remedy="Try --narrow 0.65,0.5")
     return tuple(sorted(shares, reverse=True))
 
 
