@@ -115,7 +115,8 @@ class Workspace:
         if not request.narrow:
             return ()
         rows = stratified(self.splits.train, self.source.labels, request.n_calibration, request.seed)
-        plans = [Plan(share=share, round_to=request.round_to) for share in request.narrow]
+        # evenly: allocation by error was no more accurate on two backbones, and takes three times as long
+        plans = [Plan(share=s, allocation="uniform", round_to=request.round_to) for s in request.narrow]
         calibration = Calibration(source=self.source, rows=rows, seed=request.seed)
         return narrowed(subject, plans, calibration, lambda: self.cache, self.progress)
 
