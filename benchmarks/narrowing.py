@@ -32,7 +32,7 @@ from prune_tool import Request, Workspace, defaults
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.narrow import Narrower, Plan
 from prune_tool.pipeline.subject import Subject
-from prune_tool.records import Allocation, Strategy
+from prune_tool.records import Allocation, Strategy, Trunk
 from prune_tool.redundancy.checks import Int64
 from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.logistic import choose_logistic
@@ -83,7 +83,7 @@ def open_task(model: str, input_size: int, n_train: int, n_val: int) -> Task:
     data = str(ASSETS / "images" / "cifar10.npz")
     request = Request(model=None if backbone else source, data=data, input_sizes=(input_size,), taps=(HEAD,))
     workspace = Workspace(request, backbone=backbone)
-    subject = workspace.subject(input_size)
+    subject = workspace.subject(Trunk(input_size=input_size))
     labels = workspace.source.labels
 
     def read(rows: Int64) -> Images:
