@@ -68,7 +68,7 @@ def draw(pairs: dict[str, Pair], path: Path) -> None:
         for place in axes.flat[len(pairs) :]:
             place.axis("off")
         handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(STYLES))
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(STYLES), 2 * n_columns))
         figure.savefig(path.with_suffix(".png"), dpi=160)
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 

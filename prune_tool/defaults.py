@@ -47,7 +47,7 @@ INPUT_SIZE_STEP = 32
 """Input sizes are multiples of this many pixels, the stride of the deepest map of most backbones."""
 
 NARROW_SHARES = (0.65, 0.5)
-"""Shares of the multiply-accumulates left that ``--narrow auto`` tries: on CIFAR-10, EfficientNet-Lite0 keeps all of its
+"""Shares of the multiply-accumulates left that ``--narrow auto`` tries: on CIFAR-10, EfficientNet-Lite0 keeps its whole
 accuracy at the first and ResNet-50 98 % of it at the second (``benchmarks/narrowing.py``)."""
 
 N_NARROWING = 512
