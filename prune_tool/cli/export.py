@@ -26,7 +26,7 @@ def command(
     budgets = Budget.parse_all(budget)
     limits = options.limits(latency=max_latency, macs=max_macs, params=max_params, size=max_size)
     options.require_one_budget(budgets, limits)
-    form = Form.parse(preprocess, precision, probabilities=probabilities)
+    form = Form.parse_each(preprocess, precision, probabilities=probabilities)
     most = None if max_class_drop is None else options.points("--max-class-drop", max_class_drop)
     from prune_tool.cli.console import pass_gates, show, watching
     from prune_tool.pipeline.export import export, export_each

@@ -128,7 +128,13 @@ Preprocess = Annotated[
         help="What the file does to images: normalize (takes [0, 1] at input size), graph (any size, bytes), none.",
     ),
 ]
-Precision = Annotated[str, typer.Option("--precision", help="Of the file: fp32, fp16 or int8.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="Of the file: fp32, fp16, int8; several (fp32,int8) or auto to choose among by measured cost.",
+    ),
+]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the new run.", show_default=False)]
 Run = Annotated[

@@ -27,6 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from prune_tool.deploy.preprocess import INPUT
+from prune_tool.deploy.ranges import saturate
 from prune_tool.deploy.rewrite import copy_metadata, drop_unused_domains, read_model, write_model
 
 STAGE = "quantise"
@@ -38,8 +39,8 @@ PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 OPERATORS = (*PRODUCTS, "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
 """Operators that are quantised: products, and what stands between them and would otherwise go back to float. Relu and
-Clip are absent on purpose: ONNX Runtime fuses them anyway, and where a neighbour stays in float its quantiser takes
-them out of the graph and the file computes something else."""
+Clip are absent on purpose: where a neighbour stays in float, ONNX Runtime's quantiser takes them out of the graph and
+the file computes something else. They cost nothing: see ``ranges``."""
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
@@ -76,6 +77,7 @@ class Quantiser:
             )
             calibrator.collect_data(_Reader(batches))
             self._ranges = calibrator.compute_data()
+        saturate(self._ranges, self._prepared)
         probe = probe_nodes(self._prepared)
         nodes = self._prepared.graph.node
         self.nodes: tuple[str, ...] = tuple(n.name for n in nodes if n.op_type in OPERATORS and n.name not in probe)

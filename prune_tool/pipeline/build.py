@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from shutil import copyfile
 
 import numpy as np
@@ -138,7 +138,10 @@ def build(
         with replacing(folder.program) as partial:
             torch.export.save(program, partial)
         write_json(folder.labels, classes)
-    transformer = Transformer(workspace, preprocessing, order.form, order.budget.floor(analysis.full.val))
+    floor = order.budget.floor(analysis.full.val)
+    # half of what a candidate has to spare is for fewer bits, so that what was safe stays safe
+    aim = (floor + candidate.val.accuracy) / 2
+    transformer = Transformer(workspace, preprocessing, order.form, floor, aim)
     made = transformer.run(exported)
     copyfile(made.last.path, folder.model)
     if order.form.probabilities:
@@ -146,7 +149,7 @@ def build(
     built = Built(
         reading=reading,
         n_per_tap={tap: len(neurons) for tap, neurons in subset.items()},
-        candidate=candidate,
+        candidate=replace(candidate, precision=order.form.precision),
         form=order.form,
         stages=(cut, parity, *made.stages),
         val=transformer.score(made.last.logits),

@@ -55,7 +55,7 @@ def open_pool(job: Job, probed: tuple[Candidate, ...]) -> Pool:
     allowed = _allowed(job.terms.taps, job.analysis)
     if allowed is not None:
         probed, _ = probe_near(job.workspace, job.data, job.analysis.measured, allowed)
-    return Pool(workspace=job.workspace, data=job.data, analysis=job.analysis, probed=probed, form=job.terms.form)
+    return Pool(workspace=job.workspace, data=job.data, analysis=job.analysis, probed=probed, form=job.terms.forms[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,9 @@ from prune_tool.pipeline.choosing import Choice, choose, open_pool
 from prune_tool.pipeline.exported import Exported
 from prune_tool.pipeline.features import fit_data
 from prune_tool.pipeline.fitting import first_within
-from prune_tool.pipeline.job import Job, Terms
+from prune_tool.pipeline.job import Job, Terms, each_of
 from prune_tool.pipeline.metadata import full_entries
+from prune_tool.pipeline.precisions import require_choice, settle_precisions
 from prune_tool.pipeline.runs import read_analysis, read_candidates, read_record, require_same
 from prune_tool.pipeline.sequence import NeuronsOnTest, Outcome, by_files, by_neurons, settle
 from prune_tool.pipeline.shipping import Sealed, put_alone, put_each, seal
@@ -43,7 +44,7 @@ def export(
     confidence: float = defaults.CONFIDENCE,
     taps: str | None = None,
     limits: Sequence[Limit] = (),
-    form: Form = Form(),  # noqa: B008 - frozen
+    form: Form | Sequence[Form] = Form(),  # noqa: B008 - frozen
 ) -> Exported:
     """Write the cheapest network of a run that keeps accuracy within the budget.
 
@@ -58,7 +59,9 @@ def export(
             is only what its certificate speaks of. A limit on size is held against the file itself: where it is larger
             than was predicted, the next candidate is tried.
         taps: ``None`` for all, ``last`` for the penultimate layer alone, or names separated by commas.
-        form: precision and outputs of the file, and what it does to an image before the network.
+        form: precision and outputs of the file, and what it does to an image before the network. Of several, which may
+            differ in precision alone, the one ships whose file costs least within the budget: its latency against
+            float32 is timed, its accuracy that of the file itself.
 
     Returns:
         What was written. Where no candidate could be certified it is the cheapest that meets the budget on the
@@ -71,7 +74,8 @@ def export(
         RunError: the run is damaged, or model or images have changed since.
         UsageError: the form cannot be had of this backbone.
     """
-    job = open_job(workspace, run, Terms(confidence=confidence, taps=taps, limits=tuple(limits), form=form))
+    terms = Terms(confidence=confidence, taps=taps, limits=tuple(limits), forms=each_of(form))
+    job = open_job(workspace, run, terms)
     choice = choose(open_pool(job, read_candidates(run)), budget, limits)
     return ship(job, run, choice)
 
@@ -83,7 +87,7 @@ def export_each(
     budgets: Sequence[Budget],
     confidence: float = defaults.CONFIDENCE,
     taps: str | None = None,
-    form: Form = Form(),  # noqa: B008 - frozen
+    form: Form | Sequence[Form] = Form(),  # noqa: B008 - frozen
 ) -> dict[RunFolder, Exported]:
     """Write one network for each budget, as ``export`` would, each into a folder of the run that is a run by itself.
 
@@ -106,7 +110,8 @@ def export_each(
     Raises:
         BudgetError, VerificationError, RunError, UsageError: as for ``export``.
     """
-    job = open_job(workspace, run, Terms(confidence=confidence, taps=taps, limits=(), form=form))
+    terms = Terms(confidence=confidence, taps=taps, limits=(), forms=each_of(form))
+    job = open_job(workspace, run, terms)
     _require_places(run, budgets)
     pool = open_pool(job, read_candidates(run))
     choices = {budget.spelled: choose(pool, budget) for budget in budgets}
@@ -129,7 +134,9 @@ def open_job(workspace: Workspace, run: RunFolder, terms: Terms) -> Job:
             remedy=f"Run `prune-tool export {run.analysed.path}` with all the budgets that it shall hold",
         )
     require_same(workspace, record, run)
-    if terms.form.preprocess == "graph":
+    if len(terms.forms) > 1:
+        require_choice(terms.forms, terms.limits, record.request)
+    if terms.forms[0].preprocess == "graph":
         graphs.require_expressible(workspace.native.backbone.preprocessing)
     return Job(workspace=workspace, record=record, analysis=analysis, data=fit_data(workspace), terms=terms)
 
@@ -177,7 +184,8 @@ def _sealed(job: Job, choices: Mapping[str, Choice], work: RunFolder) -> dict[st
         (work.path / spelled).mkdir()
     parity = _write_full(job, work)
     files = {spelled: _settled_files(job, choice, work.path / spelled) for spelled, choice in choices.items()}
-    int8 = quantise_full(job.workspace, work) if job.terms.form.precision == "int8" else None
+    has_int8 = any(form.precision == "int8" for form in job.terms.forms)
+    int8 = quantise_full(job.workspace, work) if has_int8 else None
     # from here on test images are read, and nothing is chosen any more
     trial = open_trial(job.workspace, work.full, job.terms.confidence)
     outcomes = _outcomes(job, choices, files, trial, work.path)
@@ -197,11 +205,14 @@ def _write_full(job: Job, work: RunFolder) -> Stage:
 
 def _settled_files(job: Job, choice: Choice, folder: Path) -> list[Shippable]:
     """The files that will be tested; none where neurons are, and the file is built afterwards."""
-    make = partial(job.make, choice.budget)
+    makes = {form.precision: partial(job.make, choice.budget, form) for form in job.terms.forms}
+    if len(makes) > 1:
+        return settle_precisions(job.workspace, choice.order, makes, folder)
+    (form,), (make,) = job.terms.forms, makes.values()
     size = next((limit for limit in job.terms.limits if limit.kind == "size"), None)
     if size is not None:
         return [first_within((choice.candidate, *choice.or_else), make, folder, size, job.workspace.progress)]
-    return [] if job.terms.form.is_plain else settle(job.workspace, choice.order, make, folder)
+    return [] if form.is_plain else settle(job.workspace, choice.order, make, folder)
 
 
 def _outcomes(
@@ -219,7 +230,7 @@ def _outcomes(
             neurons,
             choice.order,
             test=tests[name],
-            make=partial(job.make, choice.budget, folder=folder / name / "shipped"),
+            make=partial(job.make, choice.budget, job.terms.forms[0], folder=folder / name / "shipped"),
         )
         for name, choice in choices.items()
     }

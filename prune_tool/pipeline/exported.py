@@ -8,7 +8,7 @@ from prune_tool.deploy.interleaving import Interval
 from prune_tool.deploy.verify import Stage
 from prune_tool.frontier.certificate import Certificate, DropTest
 from prune_tool.pipeline.build import Built, FullInt8
-from prune_tool.records import Candidate, Limit
+from prune_tool.records import Candidate, Limit, Precision
 from prune_tool.redundancy.fairness import Fairness
 
 
@@ -25,11 +25,11 @@ class Exported:
         built: what was shipped: recipe, form, what each step changed, and sizes.
         full_parity: ONNX Runtime against PyTorch for the full backbone.
         full_int8: the full backbone as int8, where the file is.
-        precision_speedup: how many times faster the file's network is than the same in float32, here, at batch 1;
+        precision_speedup: how many times faster the file's network is than the same in float32, on the run's target;
             None for float32.
         warnings: what whoever ships the file should know.
         model_sha256: of ``model.onnx``.
-        taps, limits: the restrictions asked for, as in ``export``.
+        taps, precisions, limits: what was asked for, as in ``export``.
     """
 
     sentence: str
@@ -43,4 +43,5 @@ class Exported:
     warnings: tuple[str, ...]
     model_sha256: str
     taps: str | None
+    precisions: tuple[Precision, ...]
     limits: tuple[Limit, ...]

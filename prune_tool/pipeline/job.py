@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prune_tool.errors import UsageError
 from prune_tool.pipeline.build import Order, Shippable, build
 from prune_tool.pipeline.features import FitData
 from prune_tool.pipeline.metadata import source_entries
@@ -14,6 +16,11 @@ from prune_tool.records import Analysis, Budget, Candidate, Form, Limit
 from prune_tool.store.layout import RunFolder
 
 
+def each_of(form: Form | Sequence[Form]) -> tuple[Form, ...]:
+    """One form, or several to choose among."""
+    return (form,) if isinstance(form, Form) else tuple(form)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What is asked of a file besides its budget; see ``export``."""
@@ -21,7 +28,15 @@ class Terms:
     confidence: float
     taps: str | None
     limits: tuple[Limit, ...]
-    form: Form
+    forms: tuple[Form, ...]
+
+    def __post_init__(self) -> None:
+        if not self.forms or len({replace(form, precision="fp32") for form in self.forms}) > 1:
+            raise UsageError(
+                asked=f"choose among the forms {'; '.join(map(str, self.forms)) or '(none)'}",
+                found="none, or such as differ in more than their precision",
+                remedy="Give one form, or one for each precision",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +56,7 @@ class Job:
     data: FitData
     terms: Terms
 
-    def make(self, budget: Budget, candidate: Candidate, folder: Path) -> Shippable:
+    def make(self, budget: Budget, form: Form, candidate: Candidate, folder: Path) -> Shippable:
         """Build a candidate in a new folder of that path; errors as for ``build``."""
         metadata = source_entries(self.record) | {
             "prune_tool.budget": str(budget),
@@ -50,5 +65,5 @@ class Job:
             "prune_tool.full_macs": str(self.analysis.full.macs),
         }
         folder.mkdir()
-        order = Order(form=self.terms.form, budget=budget, metadata=metadata)
+        order = Order(form=form, budget=budget, metadata=metadata)
         return build(self.workspace, self.data, self.analysis, candidate, RunFolder(folder), order)

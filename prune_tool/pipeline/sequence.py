@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from prune_tool.pipeline.feeding import logits_of
 from prune_tool.pipeline.probing import fit_probe, subset_of
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate
+
+T = TypeVar("T")
 
 Make = Callable[[Candidate, Path], Shippable]
 """Builds a candidate in a new folder of that path."""
@@ -139,7 +142,7 @@ def settle(workspace: Workspace, order: Sequence[Candidate], make: Make, folder:
     return files
 
 
-def thin(order: Sequence[Candidate]) -> list[Candidate]:
+def thin(order: Sequence[T]) -> list[T]:
     """At most ``MAX_FILES`` of an order: its ends and those evenly between."""
     n = min(len(order), defaults.MAX_FILES)
     return [order[i] for i in np.linspace(0, len(order) - 1, n).round().astype(int)]

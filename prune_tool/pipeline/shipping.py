@@ -86,7 +86,8 @@ def seal(
     built, kept = trial.agreed(outcome), outcome.logits.argmax(axis=1)
     certificate = certify(trial.drop(budget, kept), after_failure=outcome.none_passed)
     faster = _faster(job.workspace, outcome.shipped)
-    slower = None if faster is None else warning(built.form.precision, faster)
+    target = job.workspace.request.target
+    slower = None if faster is None else warning(built.form.precision, faster, target)
     model = outcome.shipped.folder.model
     n_bytes = update_metadata(model, shipped_entries(certificate, built.candidate))
     require_within(n_bytes, job.terms.limits)
@@ -102,6 +103,7 @@ def seal(
         warnings=() if slower is None else (slower,),
         model_sha256=file_fingerprint(model),
         taps=job.terms.taps,
+        precisions=tuple(form.precision for form in job.terms.forms),
         limits=job.terms.limits,
     )
     return Sealed(exported=exported, trial=trial, outcome=outcome, full=full)
@@ -146,4 +148,5 @@ def _faster(workspace: Workspace, shipped: Shippable) -> Interval | None:
     if shipped.built.form.precision == "fp32":
         return None
     with workspace.progress.stage("timing against float32"):
-        return speedup(shipped.exported.path, shipped.pillow.path, shipped.built.reading.trunk.input_size)
+        size, target = shipped.built.reading.trunk.input_size, workspace.request.target
+        return speedup(shipped.exported.path, shipped.pillow.path, size, target)

@@ -20,7 +20,7 @@ from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.choosing import Choice, choose, open_pool
 from prune_tool.pipeline.export import open_job, ship
 from prune_tool.pipeline.exported import Exported
-from prune_tool.pipeline.job import Job, Terms
+from prune_tool.pipeline.job import Job, Terms, each_of
 from prune_tool.pipeline.module import from_module
 from prune_tool.pipeline.progress import Progress
 from prune_tool.pipeline.runs import RunRecord
@@ -128,7 +128,7 @@ class Study:
         *,
         limits: Sequence[Limit] = (),
         taps: str | None = None,
-        form: Form = Form(),  # noqa: B008 - frozen
+        form: Form | Sequence[Form] = Form(),  # noqa: B008 - frozen
         confidence: float = defaults.CONFIDENCE,
     ) -> Chosen:
         """The cheapest network within a budget, on validation images alone.
@@ -146,7 +146,7 @@ class Study:
             UsageError: the budget makes no sense.
         """
         allowed = budget if isinstance(budget, Budget) else Budget.parse(str(budget))
-        terms = Terms(confidence=confidence, taps=taps, limits=tuple(limits), form=form)
+        terms = Terms(confidence=confidence, taps=taps, limits=tuple(limits), forms=each_of(form))
         job = open_job(self.workspace, self.run, terms)
         pool = open_pool(job, self.candidates)
         return Chosen(job=job, run=self.run, choice=choose(pool, allowed, limits))

@@ -97,10 +97,14 @@ class Transformer:
         preprocessing: of the backbone at the files' input size.
         form: what ships.
         floor: accuracy (0 to 1) on the validation images that a file must keep.
+        aim: accuracy that a file should keep, even if that takes more nodes in float; by default the floor.
     """
 
-    def __init__(self, workspace: Workspace, preprocessing: Preprocessing, form: Form, floor: float) -> None:
+    def __init__(
+        self, workspace: Workspace, preprocessing: Preprocessing, form: Form, floor: float, aim: float | None = None
+    ) -> None:
         self.workspace, self.preprocessing, self.form, self.floor = workspace, preprocessing, form, floor
+        self.aim = floor if aim is None else aim
         self.rows = workspace.splits.val
         self.labels = workspace.source.labels[self.rows]
 
@@ -185,18 +189,19 @@ class Transformer:
         return round(worst, 3), total / len(self.rows)
 
     def fewer_bits(self, step: Step, precision: Precision) -> tuple[Step, Stage, tuple[str, ...]]:
-        """The first version that keeps the validation accuracy."""
-        path = step.path.with_name(f"{precision}.onnx")
-        best, doubtful = -1.0, None
-        for in_float in self.versions(step, path, precision):
-            logits = self.logits(path, step.preprocess)
+        """The first version that keeps what is aimed at, or else the most accurate that keeps the floor."""
+        trial, path = step.path.with_name("trial.onnx"), step.path.with_name(f"{precision}.onnx")
+        best = verified = -1.0
+        doubtful, kept = None, None
+        for in_float in self.versions(step, trial, precision):
+            logits = self.logits(trial, step.preprocess)
             score = self.score(logits)
             best = max(best, score.accuracy)
-            if score.accuracy < self.floor - 1e-12:
+            if score.accuracy < self.floor - 1e-12 or score.accuracy <= verified:
                 continue
-            examples = self.examples(step.preprocess)
             try:
-                alone = check_alone(path, examples, tolerance=LOSSY_TOLERANCE, stage=quantise.STAGE)
+                examples = self.examples(step.preprocess)
+                alone = check_alone(trial, examples, tolerance=LOSSY_TOLERANCE, stage=quantise.STAGE)
             except VerificationError as error:  # another choice of nodes may meet other kernels
                 doubtful = error
                 continue
@@ -209,7 +214,13 @@ class Transformer:
                 score=score,
                 alone=alone,
             )
-            return Step(path=path, preprocess=step.preprocess, logits=logits), stage, in_float
+            trial.replace(path)
+            verified = score.accuracy
+            kept = Step(path=path, preprocess=step.preprocess, logits=logits), stage, in_float
+            if verified >= self.aim - 1e-12:
+                break
+        if kept is not None:
+            return kept
         if doubtful is not None:
             raise doubtful
         raise BudgetError(

@@ -24,6 +24,8 @@ CROP_MODES = ("center", "squash", "border")
 """What timm's evaluation transform knows."""
 Preprocess = Literal["normalize", "graph", "none"]
 Precision = Literal["fp32", "fp16", "int8"]
+AUTO_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+"""Those that may be the fastest on a CPU, which has few instructions for float16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +192,15 @@ class Form:
     probabilities: bool = False
 
     @staticmethod
-    def parse(preprocess: str, precision: str, *, probabilities: bool = False) -> Form:
-        """From the words of the command line. Raises ``UsageError`` on others."""
-        return Form(
-            preprocess=_one_of("--preprocess", preprocess, get_args(Preprocess)),
-            precision=_one_of("--precision", precision, get_args(Precision)),
-            probabilities=probabilities,
+    def parse_each(preprocess: str, precision: str, *, probabilities: bool = False) -> tuple[Form, ...]:
+        """From the words of the command line: one form, or several to choose among (``fp32,int8``, ``auto``).
+
+        Raises:
+            UsageError: a word is none of those known, or a precision is named twice.
+        """
+        chosen = _one_of("--preprocess", preprocess, get_args(Preprocess))
+        return tuple(
+            Form(preprocess=chosen, precision=each, probabilities=probabilities) for each in _precisions(precision)
         )
 
     @property
@@ -205,6 +210,16 @@ class Form:
 
     def __str__(self) -> str:
         return f"{self.precision}, preprocessing {self.preprocess}"
+
+
+def _precisions(text: str) -> tuple[Precision, ...]:
+    words = text.split(",")
+    if words == ["auto"]:
+        return AUTO_PRECISIONS
+    if len({*words}) < len(words):
+        raise UsageError(asked=f"--precision {text}", found="the same precision twice", remedy="Name each once")
+    known = get_args(Precision) if len(words) > 1 else (*get_args(Precision), "auto")
+    return tuple(_one_of("--precision", word, known) for word in words)
 
 
 def _one_of(option: str, word: str, allowed: tuple[str, ...]) -> Any:

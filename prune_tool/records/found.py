@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prune_tool.records.asked import Cost, Target
+from prune_tool.records.asked import Cost, Precision, Target
 from prune_tool.records.score import Score
 
 
@@ -234,6 +234,7 @@ class Candidate:
         strength: L2 strength of that probe, chosen on the same validation images.
         latency_ms: predicted, a call on the request's target: measured on the reading's whole network and scaled by the
             multiply-accumulates that the subset leaves of it. None where latency was not measured.
+        precision: of its file. Neurons are measured in float32; fewer bits are tried when files are written.
     """
 
     reading: int
@@ -244,6 +245,7 @@ class Candidate:
     val: Score
     strength: float
     latency_ms: float | None = None
+    precision: Precision = "fp32"
 
     def cost(self, kind: Cost) -> tuple[float, int, int]:
         """What the candidate costs, to be compared with others of the same ``kind``: ties go by MACs, then neurons."""

@@ -11,7 +11,7 @@ from typing import Any
 from prune_tool import defaults
 from prune_tool.deploy.bench import BenchResult
 from prune_tool.pipeline.results import Results
-from prune_tool.records import Budget, Candidate, Form, Limit, PreprocessingChange, Request, Score, Target
+from prune_tool.records import Budget, Candidate, Form, Limit, Precision, PreprocessingChange, Request, Score, Target
 from prune_tool.report.bench import threads
 from prune_tool.store.layout import RunFolder
 
@@ -104,7 +104,7 @@ def commands(results: Results) -> tuple[str, ...]:
         words += [] if exported.taps in {None, "all"} else ["--taps", exported.taps]
         confidence = 1 - test.alpha
         words += [] if math.isclose(confidence, defaults.CONFIDENCE) else ["--confidence", f"{confidence:g}"]
-        words += _limits(exported.limits) + _form(exported.built.form)
+        words += _limits(exported.limits) + _form(exported.built.form, exported.precisions)
         done.append(shlex.join(words))
     if bench is not None:
         done.append(bench_command(results.run, bench))
@@ -120,10 +120,11 @@ def _with_unit(most: float, unit: str, size: float) -> str:
     return f"{most / size:.12g}{unit}"
 
 
-def _form(form: Form) -> list[str]:
+def _form(form: Form, precisions: Sequence[Precision]) -> list[str]:
     plain = Form()
+    precision = ",".join(precisions)
     words = [] if form.preprocess == plain.preprocess else ["--preprocess", form.preprocess]
-    words += [] if form.precision == plain.precision else ["--precision", form.precision]
+    words += [] if precision == plain.precision else ["--precision", precision]
     return [*words, "--probabilities"] if form.probabilities else words
 
 

@@ -162,12 +162,14 @@ def export_tables(
 ) -> Sequence[RenderableType]:
     """What ``export`` wrote and proved."""
     table = _table(
-        "Tested on untouched images, from safe to cheap", "cut", "neurons", "acc. %", "full %", "p", "within budget"
+        "Tested on untouched images, from safe to cheap",
+        *("cut", "neurons", "precision", "acc. %", "full %", "p", "within budget"),
     )
     for candidate, test in exported.tested:
         table.add_row(
             str(analysis.measured[candidate.reading].reading),
             f"{candidate.n_neurons:,}",
+            candidate.precision,
             percent(test.kept.accuracy),
             percent(test.full.accuracy),
             f"{test.p_value:.4f}",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from prune_tool.pipeline.sequence import thin
 from prune_tool.pipeline.speed import speedup, warning
 from prune_tool.pipeline.transform import Transformer
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Budget, Form
+from prune_tool.records import Budget, Form, Target
 from prune_tool.store.layout import RunFolder
 from prune_tool.task.backbone import pixel_transform
 
@@ -181,7 +182,7 @@ def test_int8_keeps_nodes_in_float_where_the_budget_needs_it(
     assert kept
     assert set(kept) == {onnx.TensorProto.FLOAT}
     for precision in ("int8", "fp16"):
-        form = Form.parse("normalize", precision)
+        (form,) = Form.parse_each("normalize", precision)
         impossible = Transformer(workspace, workspace.native.backbone.preprocessing, form, floor=1.01)
         with pytest.raises(BudgetError, match="quantise") as caught:
             impossible.run(Path(source))
@@ -248,7 +249,7 @@ def test_a_broken_step_is_named_and_nothing_claims_anything(
     before = {path.name for path in run.path.iterdir()}
     breaks(monkeypatch)
     with pytest.raises(GateError, match=f"^{named}: ") as caught:
-        export(workspace, run, budget=BUDGET, form=Form.parse(preprocess, precision))
+        export(workspace, run, budget=BUDGET, form=Form.parse_each(preprocess, precision))
     assert caught.value.exit_status == 1
     assert {path.name for path in run.path.iterdir()} == before
 
@@ -275,9 +276,9 @@ def test_a_broken_export_of_a_candidate_leaves_an_earlier_claim_true(
 def test_a_form_that_does_not_exist_or_cannot_be_had_is_refused() -> None:
     for words in (("crop", "fp32"), ("graph", "int4")):
         with pytest.raises(UsageError, match="no such choice") as caught:
-            Form.parse(*words)
+            Form.parse_each(*words)
         proposed = caught.value.remedy.removeprefix("Choose ").split(", ")
-        assert all(Form.parse(*(word if w in ("crop", "int4") else w for w in words)) for word in proposed)
+        assert all(Form.parse_each(*(word if w in ("crop", "int4") else w for w in words)) for word in proposed)
 
 
 def test_images_are_fed_as_each_form_takes_them(workspace: Workspace) -> None:
@@ -301,9 +302,9 @@ def test_a_sequence_is_thinned_to_its_ends_and_what_lies_evenly_between(monkeypa
 
 def test_a_slower_file_is_told_from_a_faster_one(shipped: tuple[RunFolder, Exported]) -> None:
     run, _ = shipped
-    found = speedup(run.full, run.full_int8, 64)
+    found = speedup(run.full, run.full_int8, 64, Target())
     assert found.low <= found.median <= found.high
-    from dataclasses import replace
-
-    assert warning("int8", replace(found, median=0.5, low=0.4, high=0.6)) is not None
-    assert warning("int8", replace(found, median=0.98, low=0.9, high=1.1)) is None
+    told = warning("int8", replace(found, median=0.5, low=0.4, high=0.6), Target(batch_size=7))
+    assert told is not None
+    assert "at batch 7" in told
+    assert warning("int8", replace(found, median=0.98, low=0.9, high=1.1), Target()) is None

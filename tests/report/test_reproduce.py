@@ -87,7 +87,7 @@ def test_the_export_command_repeats_limits_and_form(results: Results) -> None:
     )
     form = Form(preprocess="graph", precision="int8", probabilities=True)
     built = replace(results.exported.built, form=form)
-    asked = replace(results, exported=replace(results.exported, limits=limits, built=built))
+    asked = replace(results, exported=replace(results.exported, limits=limits, built=built, precisions=("int8",)))
     words = shlex.split(commands(asked)[1])
     given = dict(zip(words[3::2], words[4::2], strict=False))
     assert Limit.parse("latency", given["--max-latency"]) == limits[0]

@@ -1,0 +1,124 @@
+"""Precision as an axis: candidates in several precisions, and of all those files the ones that are worth a test.
+
+Whether eight bits are faster depends on the network and on the machine, and what they cost in accuracy on the task too.
+So each file of fewer bits is built, timed against its own float32, and judged by what it says of the validation images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from prune_tool.errors import BudgetError, UsageError
+from prune_tool.frontier.pareto import pareto_front
+from prune_tool.pipeline.build import Shippable
+from prune_tool.pipeline.sequence import Make, thin
+from prune_tool.pipeline.speed import speedup
+from prune_tool.pipeline.workspace import Workspace
+from prune_tool.records import Candidate, Form, Limit, Precision, Request
+
+PRICED = ("latency", "size")
+"""Costs that fewer bits lower; the others count what they leave alone."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entrant:
+    """A candidate in one precision.
+
+    Attributes:
+        candidate: with what it costs in this precision.
+        accuracy: on the validation images: of its file, or of the neurons that a float32 file speaks for.
+        build: makes the file, or hands it over where it was made to be judged.
+    """
+
+    candidate: Candidate
+    accuracy: float
+    build: Callable[[], Shippable]
+
+
+def require_choice(forms: Sequence[Form], limits: Sequence[Limit], request: Request) -> None:
+    """Refuse to choose among precisions where there is nothing to choose by. Raises ``UsageError``."""
+    asked = f"choose among the precisions {', '.join(form.precision for form in forms)}"
+    if request.cost not in PRICED:
+        raise UsageError(
+            asked=asked,
+            found=f"a run whose cost is {request.cost}, which is the same in every precision",
+            remedy="Analyse with --cost latency or --cost size, or name one precision",
+        )
+    if limits:
+        raise UsageError(
+            asked=f"{asked} within {' and '.join(map(str, limits))}",
+            found="limits, which order candidates by accuracy and not by cost",
+            remedy="Name one precision, or give a --budget alone",
+        )
+
+
+def settle_precisions(
+    workspace: Workspace, order: Sequence[Candidate], makes: Mapping[Precision, Make], folder: Path
+) -> list[Shippable]:
+    """Build the files that will be tested: the frontier of all candidates in all precisions, from safe to cheap.
+
+    Args:
+        workspace: of the run; its request says what is cheap.
+        order: candidates that meet the budget in float32, from safe to cheap.
+        makes: builds a candidate in a precision.
+        folder: where to.
+
+    Raises:
+        BudgetError: float32 is not among the precisions, and none of them keeps the validation accuracy.
+    """
+    entrants = [
+        entrant
+        for number, candidate in enumerate(thin(order))
+        for entrant in _entrants(workspace, candidate, makes, folder / str(number))
+    ]
+    if not entrants:
+        raise BudgetError(
+            asked=f"a file in {' or '.join(makes)} that keeps the budget on the validation images",
+            found="none of the candidates does",
+            remedy="Let fp32 take part: --precision auto",
+        )
+    return [entrant.build() for entrant in thin(worth_testing(entrants, workspace.request))]
+
+
+def worth_testing(entrants: Sequence[Entrant], request: Request) -> list[Entrant]:
+    """Those that no other matches in accuracy at less cost, from safe to cheap."""
+    costs = [entrant.candidate.cost(request.cost)[0] for entrant in entrants]
+    best = pareto_front(costs, [entrant.accuracy for entrant in entrants])
+    return [entrants[int(i)] for i in best[::-1]]
+
+
+def _entrants(
+    workspace: Workspace, candidate: Candidate, makes: Mapping[Precision, Make], folder: Path
+) -> Iterator[Entrant]:
+    folder.mkdir()
+    for precision, make in makes.items():
+        place = folder / precision
+        if precision == "fp32":
+            yield Entrant(candidate=candidate, accuracy=candidate.val.accuracy, build=partial(make, candidate, place))
+            continue
+        try:
+            file = _priced(workspace, make(candidate, place))
+        except BudgetError as error:
+            workspace.progress.note(f"leaving out {candidate.n_neurons:,} neurons in {precision}: {error.found}")
+            continue
+        built = file.built
+        yield Entrant(candidate=built.candidate, accuracy=built.val.accuracy, build=partial(_same, file))
+
+
+def _priced(workspace: Workspace, file: Shippable) -> Shippable:
+    """A file of fewer bits with its own cost. Where it is not surely faster than float32, its latency is float32's."""
+    built, target = file.built, workspace.request.target
+    candidate = replace(built.candidate, n_bytes=built.n_bytes)
+    if candidate.latency_ms is not None:
+        with workspace.progress.stage(f"timing {built.form.precision}"):
+            found = speedup(file.exported.path, file.pillow.path, built.reading.trunk.input_size, target)
+        surely = found.median if found.low > 1 or found.high < 1 else 1.0
+        candidate = replace(candidate, latency_ms=candidate.latency_ms / surely)
+    return replace(file, built=replace(built, candidate=candidate))
+
+
+def _same(file: Shippable) -> Shippable:
+    return file
