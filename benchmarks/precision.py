@@ -1,10 +1,11 @@
 """What a file of eight bits is worth beside a cut one, and beside one that is both: size, latency, certified accuracy.
 
-    python benchmarks/precision.py [--only MODEL/DATA ...] [--budget 0.05] [--out FOLDER] [--render]
+    python benchmarks/precision.py [--only MODEL/DATA ...] [--budget 0.05] [--out FOLDER] [--render] [--quick]
 
 For each pair: the full backbone and the cheapest certified network within the budget, each as float32 and as int8 (the
 full one quantised whatever its accuracy). All four are timed together, interleaved, on one thread. Pairs go into
-FOLDER's ``precision.json`` beside those already there. ``--render`` only prints the table.
+FOLDER's ``precision.json`` beside those already there. ``--render`` only prints the table; ``--quick`` is for
+``check.py``: few images, and no claim about them.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from prune_tool.records import Form, Score
 NAME = "precision"
 BATCH_SIZES = (1, 16)
 SECONDS = 15.0
+QUICK = Pair(model="tf_efficientnet_lite0", data="cifar10", n_images=(400, 200))
 FILES = ("full fp32", "full int8", "kept fp32", "kept int8")
 
 
@@ -105,13 +107,15 @@ def main() -> None:
     parser.add_argument("--budget", default="0.05")
     parser.add_argument("--out", type=Path, default=_record.RESULTS)
     parser.add_argument("--render", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
+    known = (QUICK,) if asked.quick else PAIRS
     path = asked.out / f"{NAME}.json"
     pairs: dict[str, Any] = json.loads(path.read_text())["pairs"] if path.exists() else {}
-    for pair in PAIRS if not asked.render else ():
+    for pair in known if not asked.render else ():
         if any(fnmatch(pair.name, pattern) for pattern in asked.only):
             with watching(quiet=False) as progress:
-                measured = measure(pair, Budget.parse(asked.budget), progress)
+                measured = measure(pair, Budget.parse("0.5" if asked.quick else asked.budget), progress)
             pairs[pair.name] = {"machine": _record.machine(), **measured}
             _record.save(NAME, {"pairs": pairs}, ("torch", "timm", "onnxruntime", "onnx", "numpy"), asked.out)
     print(report(pairs))

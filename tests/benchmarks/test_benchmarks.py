@@ -159,3 +159,30 @@ def test_memory_runs(tmp_path):
     assert all(record["imports_mib"] < row["peak_mib"] < record["bound_mib"] for row in record["runs"])
     assert all(row["accuracy"] > 0.5 for row in record["runs"])
     assert "| 600 |" in printed
+
+
+def test_a_ratio_below_its_floor_or_without_one_is_told(scripts):
+    from check import compared
+
+    lines, low = compared({"faster": 8.0, "slower": 6.0, "new": 1.0}, {"faster": 10.0, "slower": 10.0})
+    assert low == ["slower", "new"]
+    assert [line.split()[0] for line in lines] == ["ok", "LOW", "LOW"]
+
+
+def test_alternatives_are_reported_whether_they_made_it_or_not(tmp_path, scripts):
+    pytest.importorskip("matplotlib")
+    from _alternatives_report import draw, report, wilson
+
+    made = {"accuracy": 0.5, "state": "certified", "macs": 1e6, "n_bytes": 2e6, "seconds": 3.0, "n_lines": 1}
+    made |= {f"batch {size}": {"p50_ms": 1.0, "speedup": [1.9, 2.0, 2.1]} for size in (1, 16)}
+    full = {**made, "state": "certified", "macs": 4e6}
+    missed = {"state": "nothing within the budget", "seconds": 9.0, "n_lines": 40}
+    contenders = {"full": full, "prune-tool, all axes": made, "Torch-Pruning random, local": missed}
+    pairs = {"resnet50_v1/cifar10": {"budget": "0.05", "n_test": 100, "contenders": contenders}}
+    _, kept_row, missed_row = report(pairs).splitlines()[2:]
+    assert "| certified | 2.00x | 2.00x | 4.0x fewer | 2.0 | 3 | 1 |" in kept_row
+    assert "nothing within the budget" in missed_row
+    low, high = wilson(0.5, 100)
+    assert (low, high) == (pytest.approx(0.4038, abs=1e-3), pytest.approx(0.5962, abs=1e-3))
+    draw(pairs, tmp_path / "alternatives")
+    assert (tmp_path / "alternatives.png").stat().st_size > 5_000
