@@ -53,6 +53,10 @@ Narrow = Annotated[
 Calibration = Annotated[
     int, typer.Option("--calibration", min=1, help="Training images that narrowing takes its statistics from.")
 ]
+Heal = Annotated[
+    int,
+    typer.Option("--heal", min=0, help="Epochs of distillation of narrowed trunks to the whole one's neurons."),
+]
 OwnInputSize = Annotated[
     int | None,
     typer.Option("--input-size", min=1, help="Input size in pixels instead of the model's own.", show_default=False),
@@ -194,6 +198,7 @@ def request(
     input_size: str,
     narrow: str,
     calibration: int,
+    heal: int,
     seed: int,
     draws: int,
     skip_bad: bool,
@@ -221,6 +226,9 @@ def request(
         raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
     if cost not in COSTS:
         raise UsageError(asked=f"--cost {cost}", found="no such cost", remedy=f"Choose one of {', '.join(COSTS)}")
+    if heal and narrow == "off":
+        found, remedy = "no trunk is narrowed, and others need no healing", "Add --narrow auto"
+        raise UsageError(asked=f"--heal {heal}", found=found, remedy=remedy)
     if metric not in ("accuracy", "balanced-accuracy"):
         remedy = "Choose accuracy or balanced-accuracy"
         raise UsageError(asked=f"--metric {metric}", found="no such metric", remedy=remedy)
@@ -231,6 +239,7 @@ def request(
         input_sizes=_input_sizes(input_size),
         narrow=_shares(narrow),
         n_calibration=calibration,
+        heal=heal,
         seed=seed,
         n_draws=draws,
         skip_bad=skip_bad,

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx
 
+from prune_tool import defaults
 from prune_tool.pipeline.decode import images_of
+from prune_tool.pipeline.heal import heal
 from prune_tool.pipeline.narrow import Narrower, Plan, rebuild
 from prune_tool.pipeline.progress import Progress
 from prune_tool.pipeline.subject import NarrowForm, Subject
@@ -25,6 +27,9 @@ from prune_tool.store.features import FeatureCache
 from prune_tool.store.fingerprint import fingerprint
 from prune_tool.surgery.narrowing import Narrowed
 from prune_tool.task.images import ImageSource
+
+HEALED = "healed:"
+"""What the names of healed weights begin with in the file, before those of the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +40,25 @@ class Calibration:
         source: of images.
         rows: (n,) int64, which of them: training images.
         seed: of the places in them.
+        healing: (n,) int64, images that narrowed networks are healed on, without their labels.
+        n_epochs: passes over those; 0 for none.
     """
 
     source: ImageSource
     rows: NDArray[np.int64]
     seed: int
+    healing: NDArray[np.int64]
+    n_epochs: int
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the images' contents and order, and with the seed."""
+        """Changes with the images' contents and order, with the seed, and with what heals."""
         hashes = self.source.content_hashes()
-        return fingerprint(repr(self.seed), *(hashes[row] for row in self.rows))
+        calibrated = fingerprint(repr(self.seed), *(hashes[row] for row in self.rows))
+        if not self.n_epochs:
+            return calibrated
+        how = repr((self.n_epochs, defaults.HEAL_RATE))
+        return fingerprint(calibrated, how, *(hashes[row] for row in self.healing))
 
 
 def narrowed(
@@ -69,15 +82,36 @@ def narrowed(
         kept = [cache().narrowing(key) for key in keys]
         if all(file.is_whole() for file in kept):
             return
-        images = images_of(calibration.source, calibration.rows, subject.backbone.preprocessing)
-        narrower = Narrower(subject.captured, images, seed=calibration.seed, progress=progress)
+        read = partial(images_of, calibration.source, preprocessing=subject.backbone.preprocessing)
+        narrower = Narrower(subject.captured, read(calibration.rows), seed=calibration.seed, progress=progress)
+
+        def healed(cuts: Mapping[str, Narrowed]) -> dict[str, Tensor]:
+            if not calibration.n_epochs:
+                return {}
+            found = heal(
+                subject.captured,
+                rebuild(subject.captured, cuts),
+                read,
+                calibration.healing,
+                n_epochs=calibration.n_epochs,
+                seed=calibration.seed,
+                progress=progress,
+            )
+            progress.note(f"healed: {found.before:.3f} of the neurons' variance was lost, {found.after:.3f} is now")
+            return found.weights
+
         for plan, file in zip(plans, kept, strict=True):
-            file.ensure(partial(_write, narrower, plan), subject.about)
+            file.ensure(partial(_write, narrower, plan, healed), subject.about)
 
     def graph_of(key: str) -> Callable[[], fx.GraphModule]:
         def graph() -> fx.GraphModule:
             calibrate()
-            return rebuild(subject.captured, _cuts(load_file(cache().narrowing(key).path)))
+            flat = load_file(cache().narrowing(key).path)
+            module = rebuild(subject.captured, _cuts(flat))
+            for name, weight in flat.items():
+                if name.startswith(HEALED):
+                    module.get_parameter(name.removeprefix(HEALED)).data.copy_(weight)
+            return module
 
         return graph
 
@@ -87,9 +121,11 @@ def narrowed(
     )
 
 
-def _write(narrower: Narrower, plan: Plan, path: Path) -> None:
+def _write(
+    narrower: Narrower, plan: Plan, healed: Callable[[Mapping[str, Narrowed]], dict[str, Tensor]], path: Path
+) -> None:
     _, cuts = narrower.calibrate(plan)
-    save_file(_flat(cuts), path)
+    save_file(_flat(cuts) | {f"{HEALED}{name}": weight.contiguous() for name, weight in healed(cuts).items()}, path)
 
 
 def _flat(cuts: Mapping[str, Narrowed]) -> dict[str, Tensor]:
@@ -101,7 +137,7 @@ def _flat(cuts: Mapping[str, Narrowed]) -> dict[str, Tensor]:
 
 
 def _cuts(flat: Mapping[str, Tensor]) -> dict[str, Narrowed]:
-    names = dict.fromkeys(key.rpartition(":")[0] for key in flat)
+    names = dict.fromkeys(key.rpartition(":")[0] for key in flat if not key.startswith(HEALED))
     return {
         name: Narrowed(kept=flat[f"{name}:kept"].numpy(), weight=flat[f"{name}:weight"], bias=flat[f"{name}:bias"])
         for name in names

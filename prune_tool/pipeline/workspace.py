@@ -117,7 +117,9 @@ class Workspace:
         rows = stratified(self.splits.train, self.source.labels, request.n_calibration, request.seed)
         # evenly: allocation by error was no more accurate on two backbones, and takes three times as long
         plans = [Plan(share=s, allocation="uniform", round_to=request.round_to) for s in request.narrow]
-        calibration = Calibration(source=self.source, rows=rows, seed=request.seed)
+        calibration = Calibration(
+            source=self.source, rows=rows, seed=request.seed, healing=self.splits.train, n_epochs=request.heal
+        )
         return narrowed(subject, plans, calibration, lambda: self.cache, self.progress)
 
     def subject(self, trunk: Trunk) -> Subject:

@@ -241,6 +241,7 @@ class Request:
         narrow: shares of the backbone's multiply-accumulates that narrowing its hidden widths leaves, each tried at
             every input size beside all widths.
         n_calibration: training images whose statistics narrowing rests on.
+        heal: epochs of distillation of each narrowed trunk to the whole one's neurons, over all training images.
         taps: module paths to tap instead of every block.
         seed: of splits and draws.
         n_draws: random subsets per size.
@@ -267,6 +268,7 @@ class Request:
     input_sizes: tuple[int, ...] | None = None
     narrow: tuple[float, ...] = ()
     n_calibration: int = defaults.N_NARROWING
+    heal: int = 0
     taps: tuple[str, ...] | None = None
     seed: int = defaults.SEED
     n_draws: int = defaults.N_DRAWS
