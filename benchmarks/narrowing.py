@@ -1,12 +1,13 @@
 """Accuracy against multiply-accumulates of narrowed backbones: what folding, pivots and allocation are each worth.
 
-    python benchmarks/narrowing.py [--only MODEL/SIZE ...] [--shares 0.65,0.5] [--best] [--quick] [--out FOLDER]
+    python benchmarks/narrowing.py [--only MODEL/SIZE ...] [--shares 0.65,0.5] [--best] [--heal N] [--quick] [--out F]
 
 For every backbone and share of its MACs, the hidden widths are narrowed by each combination of strategy (random,
 pivoted), folding (on, off) and allocation (uniform, allocated), and a converged logistic probe is fitted anew to the
 penultimate neurons of the narrowed network: on 2,000 training images, its strength chosen and its accuracy told on
 1,000 validation images. CIFAR-10 of ``PRUNE_TOOL_ASSETS``; no other weight is trained. ``--best`` narrows by pivots,
-folded and allocated alone; ``--quick`` takes a tenth of the images. Writes ``narrowing.json`` into FOLDER
+folded and allocated alone; ``--heal`` by pivots, folded, evenly, and then healed for so many epochs on the training
+images without their labels; ``--quick`` takes a tenth of the images. Writes ``narrowing.json`` into F
 (``benchmarks/results``) as it goes, beside what is on file of other plans, and prints its tables.
 """
 
@@ -30,7 +31,9 @@ from torch import fx
 
 from prune_tool import Request, Workspace, defaults
 from prune_tool.pipeline.decode import images_of
+from prune_tool.pipeline.heal import heal
 from prune_tool.pipeline.narrow import Narrower, Plan
+from prune_tool.pipeline.progress import Silent
 from prune_tool.pipeline.subject import Subject
 from prune_tool.records import Allocation, Strategy, Trunk
 from prune_tool.redundancy.checks import Int64
@@ -120,18 +123,35 @@ def accuracy(network: fx.GraphModule, task: Task) -> float:
     )
 
 
-def measure(task: Task, plans: list[Plan]) -> Iterator[dict[str, Any]]:
+def healed(task: Task, network: fx.GraphModule, n_epochs: int) -> fx.GraphModule:
+    """The network after some epochs of healing."""
+
+    def read(rows: Int64) -> Iterator[Images]:
+        size = defaults.BATCH_SIZE["cpu"]
+        yield from (task.train[rows[start : start + size]] for start in range(0, len(rows), size))
+
+    rows = np.arange(len(task.train))
+    found = heal(task.subject.captured, network, read, rows, n_epochs=n_epochs, seed=0, progress=Silent())
+    note(f"  healed from {found.before:.3f} to {found.after:.3f}")
+    network.load_state_dict(found.weights, strict=False)
+    return network
+
+
+def measure(task: Task, plans: list[Plan], n_epochs: int) -> Iterator[dict[str, Any]]:
     """Every plan for one backbone, one after the other."""
     narrower = Narrower(task.subject.captured, task.calibration)
     for plan in plans:
         start = time.perf_counter()
         narrowing, network = narrower.narrow(plan)
+        if n_epochs:
+            network = healed(task, network, n_epochs)
         seconds = time.perf_counter() - start
         row = {
             "share": plan.share,
             "strategy": plan.strategy,
             "fold": plan.fold,
             "allocation": plan.allocation,
+            "n_epochs": n_epochs,
             "macs": narrowing.macs,
             "accuracy": accuracy(network, task),
             "effect": sum(width.effect for width in narrowing.widths),
@@ -145,13 +165,18 @@ def measure(task: Task, plans: list[Plan]) -> Iterator[dict[str, Any]]:
 def merged(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of both, the later one of the same plan."""
     rows = {described(row): row for row in [*before, *after]}
-    return sorted(rows.values(), key=lambda row: (-row["share"], row["strategy"], not row["fold"], row["allocation"]))
+    return sorted(rows.values(), key=lambda row: (-row["share"], *_way(row)))
+
+
+def _way(row: dict[str, Any]) -> tuple[str, bool, str, int]:
+    return row["strategy"], not row["fold"], row["allocation"], row.get("n_epochs", 0)
 
 
 def described(row: dict[str, Any]) -> str:
     """A plan in a few words."""
     fold = "folded" if row["fold"] else "not folded"
-    return f"{row['strategy']}, {fold}, {row['allocation']}, {row['share']:.0%}"
+    healing = f", healed for {row['n_epochs']} epochs" if row.get("n_epochs") else ""
+    return f"{row['strategy']}, {fold}, {row['allocation']}{healing}, {row['share']:.0%}"
 
 
 def table(pairs: dict[str, Any]) -> str:
@@ -161,14 +186,16 @@ def table(pairs: dict[str, Any]) -> str:
         rows = found["narrowed"]
         shares = sorted({row["share"] for row in rows}, reverse=True)
         lines += [f"\n{name}: full {100 * found['full']:.1f} % at {found['full_macs'] / 1e6:,.0f} M MACs\n"]
-        lines += ["| neurons | folded | widths | " + " | ".join(f"{share:.0%} of MACs" for share in shares) + " |"]
-        lines += ["| --- | --- | --- | " + " | ".join("--:" for _ in shares) + " |"]
-        ways = dict.fromkeys((row["strategy"], row["fold"], row["allocation"]) for row in rows)
-        for way in ways:
-            of_way = [row for row in rows if (row["strategy"], row["fold"], row["allocation"]) == way]
+        lines += [
+            "| neurons | folded | widths | healed | " + " | ".join(f"{share:.0%} of MACs" for share in shares) + " |"
+        ]
+        lines += ["| --- | --- | --- | --: | " + " | ".join("--:" for _ in shares) + " |"]
+        for way in dict.fromkeys(map(_way, rows)):
+            of_way = [row for row in rows if _way(row) == way]
             at = {row["share"]: row["accuracy"] for row in of_way}
             cells = " | ".join(f"{100 * at[share]:.1f}" if share in at else "" for share in shares)
-            lines.append(f"| {way[0]} | {'yes' if way[1] else 'no'} | {way[2]} | {cells} |")
+            healing = f"{way[3]} epochs" if way[3] else ""
+            lines.append(f"| {way[0]} | {'no' if way[1] else 'yes'} | {way[2]} | {healing} | {cells} |")
     return "\n".join(lines)
 
 
@@ -183,11 +210,12 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="MODEL/SIZE")
     parser.add_argument("--shares", default="0.65,0.5", metavar="S,S")
     parser.add_argument("--best", action="store_true")
+    parser.add_argument("--heal", type=int, default=0, metavar="N")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=_record.RESULTS, metavar="FOLDER")
     arguments = parser.parse_args()
     shares = [float(share) for share in arguments.shares.split(",")]
-    ways = WAYS[:1] if arguments.best else WAYS
+    ways = WAYS[1:2] if arguments.heal else WAYS[:1] if arguments.best else WAYS
     plans = [Plan(share=s, strategy=w[0], fold=w[1], allocation=w[2]) for w in ways for s in shares]
     n_train, n_val = (N_TRAIN // 10, N_VAL // 10) if arguments.quick else (N_TRAIN, N_VAL)
     file = arguments.out / "narrowing.json"
@@ -198,7 +226,7 @@ def main() -> None:
         full = accuracy(task.subject.captured, task)
         note(f"{name}: full {100 * full:.1f} %")
         rows = pairs.get(name, {"narrowed": []})["narrowed"]
-        for row in measure(task, plans):
+        for row in measure(task, plans, arguments.heal):
             rows = merged(rows, [row])
             pairs[name] = {
                 "n_train": n_train,
