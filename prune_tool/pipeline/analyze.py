@@ -181,7 +181,28 @@ def probe_near(
                 ms = None if whole_ms is None else whole_ms * min(1, candidate.macs / measured[i].macs)
                 candidates.append(dataclasses.replace(candidate, latency_ms=ms))
             advance(1)
+    if allowed is None or HEAD in allowed:
+        candidates.append(_whole(workspace, data, measured, timed))
     return tuple(candidates), timed
+
+
+def _whole(
+    workspace: Workspace, data: FitData, measured: Sequence[MeasuredReading], timed: TimedReadings | None
+) -> Candidate:
+    """The full backbone itself, which meets every budget: the search never finds less than a part of it would."""
+    full, probe = measure_full(workspace, data)
+    trunk = workspace.native.trunk
+    place = next(i for i, m in enumerate(measured) if (m.reading.trunk, m.reading.taps) == (trunk, (HEAD,)))
+    return Candidate(
+        reading=place,
+        n_neurons=full.width,
+        macs=full.macs,
+        n_params=full.n_params,
+        n_bytes=full.n_bytes,
+        val=full.val,
+        strength=probe.strength,
+        latency_ms=None if timed is None else timed.full_ms,
+    )
 
 
 def _probe_sizes(workspace: Workspace, data: FitData, number: int, measured: MeasuredReading) -> Iterator[Candidate]:

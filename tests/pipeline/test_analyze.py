@@ -10,7 +10,7 @@ import pytest
 
 from prune_tool import defaults
 from prune_tool.errors import BadImageError
-from prune_tool.pipeline.analyze import Analyzed, analyze
+from prune_tool.pipeline.analyze import Analyzed, analyze, probe_near
 from prune_tool.pipeline.extract import extract
 from prune_tool.pipeline.features import Features, fit_data
 from prune_tool.pipeline.measure import kept_outputs, prefix_subset, readings_of
@@ -22,6 +22,7 @@ from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.subsets import draw_permutations
 from prune_tool.store.features import FeatureCache
 from prune_tool.surgery.slicing import slice_graph
+from prune_tool.surgery.taps import HEAD
 
 
 class Recording:
@@ -221,3 +222,17 @@ def test_comparisons_end_at_the_whole_layer(request_: Request, home: Path) -> No
     assert comparisons["random neurons"].cka[-1] == pytest.approx(1)
     head = next(m for m in compared.analysis.measured if m.reading.taps == ("head",))
     assert comparisons["random neurons"].accuracy == pytest.approx(head.accuracy)
+
+
+def test_the_full_backbone_is_a_candidate_of_the_search_and_of_any_that_may_read_its_head(
+    workspace: Workspace, analyzed: Analyzed
+) -> None:
+    full, data = analyzed.analysis.full, fit_data(workspace)
+    last, _ = probe_near(workspace, data, analyzed.analysis.measured, frozenset({HEAD}))
+    first, _ = probe_near(workspace, data, analyzed.analysis.measured, frozenset({workspace.native.taps[0].name}))
+    for candidates in (analyzed.candidates, last):
+        whole = candidates[-1]
+        reading = analyzed.analysis.measured[whole.reading].reading
+        assert (reading.taps, reading.trunk, whole.n_neurons) == ((HEAD,), workspace.native.trunk, full.width)
+        assert (whole.macs, whole.n_params, whole.val) == (full.macs, full.n_params, full.val)
+    assert all(analyzed.analysis.measured[c.reading].reading.taps != (HEAD,) for c in first)
