@@ -1,12 +1,13 @@
 """prune-tool beside what a user would otherwise take: the same images, budget, splits, certificate and machine.
 
-    python benchmarks/alternatives.py [--only MODEL/DATA ...] [--budget 0.05] [--epochs 5] [--out FOLDER] [--render]
+    python benchmarks/alternatives.py [--only MODEL/DATA ...] [--budget 0.05] [--epochs 5] [--out F] [--render|--quick]
 
 Contenders: the full backbone; ONNX Runtime's static int8 of it; a lower resolution alone; a smaller stock backbone;
 Torch-Pruning in one shot (magnitude, Taylor, random; of each layer, or of all together) with a refitted probe, and with
 training; prune-tool at the last layer, on all axes, and with the precision to choose as well. What has a strength is
 pruned as far as the validation images allow. Each file is certified on the test images, and all are timed together.
- Needs ``benchmarks/requirements.txt``. Pairs go into FOLDER's ``alternatives.json`` beside those there.
+Needs ``benchmarks/requirements.txt``. Pairs go into F's ``alternatives.json`` beside those there; ``--quick`` tries the
+script on few images, and claims nothing of them.
 """
 
 import argparse
@@ -52,6 +53,7 @@ RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5)
 TRAINED_RATIOS = (0.3, 0.5)
 """Of channels; tried from small to large until one is too much."""
 
+QUICK = Pair(model="tf_efficientnet_lite0", data="cifar10", n_images=(300, 150))
 SMALLER = {"resnet50_v1": "tf_efficientnet_lite0", "vit_small_patch14_dinov2": "tf_efficientnet_lite0"}
 
 
@@ -259,11 +261,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=_record.RESULTS)
     parser.add_argument("--render", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
+    known = (QUICK,) if asked.quick else PAIRS
     path = asked.out / f"{NAME}.json"
     pairs: dict[str, Any] = json.loads(path.read_text())["pairs"] if path.exists() else {}
     packages = ("torch", "timm", "onnxruntime", "onnx", "numpy", "torch-pruning")
-    for pair in PAIRS if not asked.render else ():
+    for pair in known if not asked.render else ():
         if any(fnmatch(pair.name, pattern) for pattern in asked.only):
             with watching(quiet=False) as progress:
                 measured = measure(pair, Budget.parse(asked.budget), asked.epochs, progress)

@@ -22,7 +22,7 @@ from prune_tool.pipeline.sequence import Outcome
 from prune_tool.pipeline.speed import speedup, warning
 from prune_tool.pipeline.trial import Trial
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Budget
+from prune_tool.records import Budget, Candidate
 from prune_tool.redundancy.fairness import compare_classes
 from prune_tool.store.atomic import share, write_json
 from prune_tool.store.fingerprint import file_fingerprint
@@ -96,7 +96,7 @@ def seal(
         certificate=certificate,
         tested=outcome.tested,
         fairness=compare_classes(trial.labels, trial.full, kept, job.data.n_classes),
-        built=replace(built, n_bytes=n_bytes),
+        built=replace(built, n_bytes=n_bytes, candidate=_priced(job, built.candidate, n_bytes, faster)),
         full_parity=parity,
         full_int8=int8,
         precision_speedup=faster,
@@ -107,6 +107,14 @@ def seal(
         limits=job.terms.limits,
     )
     return Sealed(exported=exported, trial=trial, outcome=outcome, full=full)
+
+
+def _priced(job: Job, candidate: Candidate, n_bytes: int, faster: Interval | None) -> Candidate:
+    """A candidate of fewer bits with what its file costs; where precisions were chosen among, it has that already."""
+    if faster is None or len(job.terms.forms) > 1:
+        return candidate
+    ms = None if candidate.latency_ms is None else candidate.latency_ms / faster.median
+    return replace(candidate, n_bytes=n_bytes, latency_ms=ms)
 
 
 def put_alone(sealed: Sealed, run: RunFolder) -> None:

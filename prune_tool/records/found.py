@@ -247,6 +247,11 @@ class Candidate:
     latency_ms: float | None = None
     precision: Precision = "fp32"
 
+    @property
+    def network(self) -> tuple[int, int, Precision]:
+        """Which network it is, whatever it was found to cost: where it is cut, how many neurons, in which precision."""
+        return self.reading, self.n_neurons, self.precision
+
     def cost(self, kind: Cost) -> tuple[float, int, int]:
         """What the candidate costs, to be compared with others of the same ``kind``: ties go by MACs, then neurons."""
         if kind == "latency":

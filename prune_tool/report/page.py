@@ -99,7 +99,7 @@ def rows(results: Results) -> tuple[Row, ...]:
         made.append(
             Row(
                 anchor=f"candidate-{i + 1}",
-                name=str(reading),
+                name=str(reading) if candidate.precision == "fp32" else f"{reading}, {candidate.precision}",
                 candidate=candidate,
                 width=reading.width,
                 shipped=candidate == shipped,

@@ -25,11 +25,14 @@ from prune_tool.pipeline import export as exporting
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.export import Exported, export
 from prune_tool.pipeline.feeding import feed, logits_of
+from prune_tool.pipeline.results import read_results
 from prune_tool.pipeline.sequence import thin
 from prune_tool.pipeline.speed import speedup, warning
 from prune_tool.pipeline.transform import Transformer
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Form, Target
+from prune_tool.report.html import write_report
+from prune_tool.report.page import rows
 from prune_tool.store.layout import RunFolder
 from prune_tool.task.backbone import pixel_transform
 
@@ -126,6 +129,19 @@ def test_the_full_backbone_stands_beside_it_as_int8(workspace: Workspace, shippe
     n_correct = int((found.argmax(axis=1) == workspace.source.labels[rows]).sum())
     assert exported.full_int8.test.n_correct == n_correct
     assert run.full_int8.stat().st_size < run.full.stat().st_size
+
+
+def test_the_report_shows_the_file_of_fewer_bits_with_its_own_cost(shipped: tuple[RunFolder, Exported]) -> None:
+    run, exported = shipped
+    (row,) = [row for row in rows(read_results(run)) if row.shipped]
+    assert row.name.endswith(", int8")
+    assert row.candidate.n_bytes == exported.built.n_bytes == run.model.stat().st_size
+    (tested,) = [c.latency_ms for c, _ in exported.tested if c.network == row.candidate.network]
+    assert tested is not None
+    assert exported.precision_speedup is not None
+    assert row.candidate.latency_ms == pytest.approx(tested / exported.precision_speedup.median)
+    page = write_report(run).path.read_text()
+    assert '<td class="text">int8</td>' in page
 
 
 def test_the_backbones_own_input_in_half_precision(workspace: Workspace, analysed: Callable[[str], RunFolder]) -> None:
