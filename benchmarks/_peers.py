@@ -35,8 +35,8 @@ class Classifier(nn.Module):
         self.backbone = deepcopy(backbone).requires_grad_(requires_grad=True)
         self.head = nn.Linear(probe.weight.shape[1], probe.weight.shape[0])
         with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(probe.weight))
-            self.head.bias.copy_(torch.from_numpy(probe.bias))
+            self.head.weight.copy_(torch.tensor(probe.weight))
+            self.head.bias.copy_(torch.tensor(probe.bias))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (b, classes) of (b, 3, h, w)."""
