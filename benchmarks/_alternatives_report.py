@@ -7,6 +7,7 @@ import matplotlib as mpl
 from _frontier_report import title
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 Pair = dict[str, Any]
 
@@ -40,20 +41,13 @@ def _row(name: str, contender: str, found: dict[str, Any], full: dict[str, Any],
     seconds = f"{found['seconds']:.0f}" if "seconds" in found else ""
     if "batch 1" not in found:
         return f"{head}| | {found['state']} | | | | | {seconds} | {found['n_lines']} |"
-    low, high = wilson(found["accuracy"], n_test)
+    low, high = binomtest(round(found["accuracy"] * n_test), n_test).proportion_ci(method="wilson")
     one, sixteen = found["batch 1"]["speedup"][1], found["batch 16"]["speedup"][1]
     return (
         f"{head}| {100 * found['accuracy']:.1f} ({100 * low:.1f}-{100 * high:.1f}) | {found['state']} "
         f"| {one:.2f}x | {sixteen:.2f}x | {full['macs'] / found['macs']:.1f}x fewer "
         f"| {found['n_bytes'] / 1e6:.1f} | {seconds} | {found['n_lines']} |"
     )
-
-
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of ``n``."""
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5 / (1 + z**2 / n)
-    return middle - half, middle + half
 
 
 def draw(pairs: dict[str, Pair], path: Path) -> None:

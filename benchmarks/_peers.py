@@ -8,10 +8,11 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization import QuantFormat, quantize_static
 from torch import Tensor, nn
 
 from prune_tool import Workspace
+from prune_tool.deploy.quantise import CalibrationImages
 from prune_tool.pipeline.decode import images_of
 from prune_tool.redundancy.logistic import LogisticProbe
 
@@ -93,17 +94,8 @@ def batches(workspace: Workspace, rows: NDArray[np.int64]) -> Iterator[tuple[Ten
         start += len(images)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
-    def __init__(self, workspace: Workspace, n_images: int) -> None:
-        rows = np.random.default_rng(0).permutation(workspace.splits.train)[:n_images]
-        self._images = images_of(workspace.source, np.sort(rows), workspace.native.backbone.preprocessing)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        images = next(self._images, None)
-        return None if images is None else {"images": images}
-
-
 def static_int8(workspace: Workspace, float32: Path, target: Path, n_images: int) -> None:
     """As ONNX Runtime documents it: QDQ, one scale a channel, ranges of as many images as prune-tool takes."""
-    reader = _Reader(workspace, n_images)
-    quantize_static(float32, target, reader, quant_format=QuantFormat.QDQ, per_channel=True)
+    rows = np.random.default_rng(0).permutation(workspace.splits.train)[:n_images]
+    images = images_of(workspace.source, np.sort(rows), workspace.native.backbone.preprocessing)
+    quantize_static(float32, target, CalibrationImages(images), quant_format=QuantFormat.QDQ, per_channel=True)

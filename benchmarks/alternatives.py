@@ -11,14 +11,12 @@ script on few images, and claims nothing of them.
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -26,11 +24,11 @@ from typing import Any
 import _record
 from _alternatives_report import draw, report
 from _assets import ASSETS
+from _pair_runs import measure_pairs, speed
 from _pairs import PAIRS, Pair, open_workspace, task
 from _peers import IMPORTANCES, fine_tuned, pruned, static_int8
 
 from prune_tool import Budget, Form, Request, Workspace, defaults, export, from_module
-from prune_tool.cli.console import watching
 from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.errors import BudgetError
 from prune_tool.frontier.certificate import certify
@@ -244,9 +242,7 @@ def measure(pair: Pair, budget: Budget, n_epochs: int, progress: Progress) -> di
             if "path" in found[name]:
                 files[name] = found[name].pop("path")
         for timing in bench(files, Conditions(batch_sizes=BATCH_SIZES, threads=(1,), seconds=SECONDS)).timings:
-            speedup = timing.speedup
-            speed = {"p50_ms": timing.p50_ms, "speedup": [speedup.low, speedup.median, speedup.high]}
-            found[timing.contender][f"batch {timing.batch_size}"] = speed
+            found[timing.contender][f"batch {timing.batch_size}"] = speed(timing)
         for name, path in files.items():
             found[name]["n_bytes"] = path.stat().st_size
         n_test = len(asked.workspace.splits.test)
@@ -264,15 +260,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
     known = (QUICK,) if asked.quick else PAIRS
-    path = asked.out / f"{NAME}.json"
-    pairs: dict[str, Any] = json.loads(path.read_text())["pairs"] if path.exists() else {}
+    budget = Budget.parse(asked.budget)
     packages = ("torch", "timm", "onnxruntime", "onnx", "numpy", "torch-pruning")
-    for pair in known if not asked.render else ():
-        if any(fnmatch(pair.name, pattern) for pattern in asked.only):
-            with watching(quiet=False) as progress:
-                measured = measure(pair, Budget.parse(asked.budget), asked.epochs, progress)
-            pairs[pair.name] = {"machine": _record.machine(), **measured}
-            _record.save(NAME, {"pairs": pairs}, packages, asked.out)
+    pairs = measure_pairs(
+        NAME, asked, lambda pair, progress: measure(pair, budget, asked.epochs, progress), packages, known
+    )
     draw(pairs, asked.out / NAME)
     print(report(pairs))
 

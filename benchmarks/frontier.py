@@ -9,21 +9,19 @@ those already there; ``frontier.png`` and ``frontier.svg`` are drawn of all. ``-
 """
 
 import argparse
-import json
 import tempfile
 import time
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 import _record
 from _frontier_report import draw, report
-from _pairs import PAIRS, Pair, open_workspace, task
+from _pair_runs import measure_pairs, speed
+from _pairs import Pair, open_workspace, task
 
 from prune_tool import Budget, Workspace, export
-from prune_tool.cli.console import watching
 from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.errors import BudgetError
 from prune_tool.frontier.screen import front
@@ -115,11 +113,9 @@ def measure(pair: Pair, budgets: list[Budget], progress: Progress) -> dict[str, 
                     files[f"{name} {budget.spelled}"] = model
         timed = bench(files, Conditions(batch_sizes=BATCH_SIZES, threads=(1,), seconds=SECONDS))
         for timing in timed.timings:
-            speedup = timing.speedup
-            speed = {"p50_ms": timing.p50_ms, "speedup": [speedup.low, speedup.median, speedup.high]}
             name, _, budget = timing.contender.rpartition(" ")
             place = searches[name]["shipped"][budget] if name else full
-            place[f"batch {timing.batch_size}"] = speed
+            place[f"batch {timing.batch_size}"] = speed(timing)
         analysis = shared[None, ()][1].analysis
         assert analysis.timed is not None, "latency is the request's cost"
         return {
@@ -138,15 +134,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=_record.RESULTS)
     parser.add_argument("--render", action="store_true")
     asked = parser.parse_args()
-    path = asked.out / f"{NAME}.json"
-    pairs: dict[str, Any] = json.loads(path.read_text())["pairs"] if path.exists() else {}
     budgets = [Budget.parse(each) for each in asked.budget.split(",")]
-    for pair in PAIRS if not asked.render else ():
-        if any(fnmatch(pair.name, pattern) for pattern in asked.only):
-            with watching(quiet=False) as progress:
-                measured = measure(pair, budgets, progress)
-            pairs[pair.name] = {"machine": _record.machine(), **measured}
-            _record.save(NAME, {"pairs": pairs}, ("torch", "timm", "onnxruntime", "numpy"), asked.out)
+    packages = ("torch", "timm", "onnxruntime", "numpy")
+    pairs = measure_pairs(NAME, asked, lambda pair, progress: measure(pair, budgets, progress), packages)
     draw(pairs, asked.out / NAME)
     print(report(pairs))
 

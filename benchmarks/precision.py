@@ -9,19 +9,17 @@ FOLDER's ``precision.json`` beside those already there. ``--render`` only prints
 """
 
 import argparse
-import json
 import tempfile
-from fnmatch import fnmatch
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 import _record
 from _frontier_report import title
+from _pair_runs import measure_pairs, speed
 from _pairs import PAIRS, Pair, open_workspace, task
 
 from prune_tool import Budget, export
-from prune_tool.cli.console import watching
 from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.errors import BudgetError
 from prune_tool.pipeline.analyze import analyze
@@ -74,9 +72,7 @@ def measure(pair: Pair, budget: Budget, progress: Progress) -> dict[str, Any]:
             copyfile(run.full_int8, paths["full int8"])
         there = {name: path for name, path in paths.items() if path.exists()}
         for timing in bench(there, Conditions(batch_sizes=BATCH_SIZES, threads=(1,), seconds=SECONDS)).timings:
-            speedup = timing.speedup
-            speed = {"p50_ms": timing.p50_ms, "speedup": [speedup.low, speedup.median, speedup.high]}
-            files[timing.contender][f"batch {timing.batch_size}"] = speed
+            files[timing.contender][f"batch {timing.batch_size}"] = speed(timing)
         return {"budget": budget.spelled, "files": {name: files[name] for name in FILES if name in files}}
 
 
@@ -110,14 +106,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
     known = (QUICK,) if asked.quick else PAIRS
-    path = asked.out / f"{NAME}.json"
-    pairs: dict[str, Any] = json.loads(path.read_text())["pairs"] if path.exists() else {}
-    for pair in known if not asked.render else ():
-        if any(fnmatch(pair.name, pattern) for pattern in asked.only):
-            with watching(quiet=False) as progress:
-                measured = measure(pair, Budget.parse("0.5" if asked.quick else asked.budget), progress)
-            pairs[pair.name] = {"machine": _record.machine(), **measured}
-            _record.save(NAME, {"pairs": pairs}, ("torch", "timm", "onnxruntime", "onnx", "numpy"), asked.out)
+    budget = Budget.parse("0.5" if asked.quick else asked.budget)
+    packages = ("torch", "timm", "onnxruntime", "onnx", "numpy")
+    pairs = measure_pairs(NAME, asked, lambda pair, progress: measure(pair, budget, progress), packages, known)
     print(report(pairs))
 
 

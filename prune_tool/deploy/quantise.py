@@ -43,13 +43,14 @@ Clip are absent on purpose: where a neighbour stays in float, ONNX Runtime's qua
 the file computes something else. They cost nothing: see ``ranges``."""
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
+class CalibrationImages(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
     """Batches of images in the form that ONNX Runtime's calibration asks for."""
 
     def __init__(self, batches: Iterable[Images]) -> None:
         self._batches: Iterator[Images] = iter(batches)
 
     def get_next(self) -> dict[str, Images] | None:
+        """The next batch by the name of the input; None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
 
@@ -75,7 +76,7 @@ class Quantiser:
                 augmented_model_path=str(Path(folder) / "augmented.onnx"),
                 calibrate_method=CalibrationMethod.MinMax,
             )
-            calibrator.collect_data(_Reader(batches))
+            calibrator.collect_data(CalibrationImages(batches))
             self._ranges = calibrator.compute_data()
         saturate(self._ranges, self._prepared)
         probe = probe_nodes(self._prepared)

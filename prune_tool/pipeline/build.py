@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prune_tool.deploy.interleaving import Interval
 from prune_tool.deploy.onnx_file import add_probabilities, write_onnx
 from prune_tool.deploy.verify import Stage, check_parity, compare
 from prune_tool.pipeline.decode import images_of
@@ -88,12 +89,14 @@ class Shippable:
         folder: holds ``model.onnx``, ``model.pt2`` and ``labels.json``.
         exported: the same network in float32, taking images in [0, 1].
         pillow: the file before it resized images by itself.
+        faster: how many times faster ``pillow`` is than ``exported`` on the run's target, where that has been timed.
     """
 
     built: Built
     folder: RunFolder
     exported: Step
     pillow: Step
+    faster: Interval | None = None
 
 
 def build(

@@ -109,8 +109,9 @@ class _Judge:
 
     def __init__(self, captured: fx.GraphModule, images_of: ImagesOf, rows: Int64) -> None:
         self._captured = captured
-        self._held_out = [torch.from_numpy(batch) for batch in images_of(rows)]
-        outputs = [torch.cat(of_tap) for of_tap in zip(*map(self.targets, self._held_out), strict=True)]
+        images = [torch.from_numpy(batch) for batch in images_of(rows)]
+        self._held_out = [(batch, self.targets(batch)) for batch in images]
+        outputs = [torch.cat(of_tap) for of_tap in zip(*(wanted for _, wanted in self._held_out), strict=True)]
         variances = [output.var(0) for output in outputs]
         # a neuron that hardly varies is not worth more than the others
         self._scales = [variance.clamp(min=float(variance.mean()) / 100 + 1e-12) for variance in variances]
@@ -132,7 +133,7 @@ class _Judge:
     @torch.no_grad()
     def __call__(self, student: fx.GraphModule) -> float:
         """The loss over the held-out images."""
-        losses = [(float(self.loss(student(images), self.targets(images))), len(images)) for images in self._held_out]
+        losses = [(float(self.loss(student(images), wanted)), len(images)) for images, wanted in self._held_out]
         return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
 
 

@@ -111,13 +111,13 @@ def _entrants(
 def _priced(workspace: Workspace, file: Shippable) -> Shippable:
     """A file of fewer bits with its own cost. Where it is not surely faster than float32, its latency is float32's."""
     built, target = file.built, workspace.request.target
-    candidate = replace(built.candidate, n_bytes=built.n_bytes)
+    candidate, found = replace(built.candidate, n_bytes=built.n_bytes), None
     if candidate.latency_ms is not None:
         with workspace.progress.stage(f"timing {built.form.precision}"):
             found = speedup(file.exported.path, file.pillow.path, built.reading.trunk.input_size, target)
         surely = found.median if found.low > 1 or found.high < 1 else 1.0
         candidate = replace(candidate, latency_ms=candidate.latency_ms / surely)
-    return replace(file, built=replace(built, candidate=candidate))
+    return replace(file, built=replace(built, candidate=candidate), faster=found)
 
 
 def _same(file: Shippable) -> Shippable:

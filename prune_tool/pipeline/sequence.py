@@ -100,7 +100,7 @@ def by_neurons(
     return Outcome(
         tested=tuple(zip(order, sequence.tests, strict=False)),
         shipped=shipped,
-        logits=test_logits(workspace, shipped),
+        logits=logits_on_test(workspace, shipped),
     )
 
 
@@ -109,13 +109,13 @@ def by_files(workspace: Workspace, files: Sequence[Shippable], *, test: Test) ->
     found: list[Logits] = []
 
     def predict(file: Shippable) -> Indices:
-        found.append(test_logits(workspace, file))
+        found.append(logits_on_test(workspace, file))
         return np.asarray(found[-1].argmax(axis=1))
 
     sequence = fixed_sequence(partial(_after, test, partial(predict, file)) for file in files)
     shipped = files[sequence.n_passed - 1]
     if sequence.n_passed == 0 and len(files) > 1:
-        found.append(test_logits(workspace, shipped))
+        found.append(logits_on_test(workspace, shipped))
     return Outcome(
         tested=tuple((file.built.candidate, done) for file, done in zip(files, sequence.tests, strict=False)),
         shipped=shipped,
@@ -148,7 +148,7 @@ def thin(order: Sequence[T]) -> list[T]:
     return [order[i] for i in np.linspace(0, len(order) - 1, n).round().astype(int)]
 
 
-def test_logits(workspace: Workspace, file: Shippable) -> Logits:
+def logits_on_test(workspace: Workspace, file: Shippable) -> Logits:
     """(n_test, classes) of a file, run through ONNX Runtime by itself on the test images."""
     preprocessing = workspace.subject(file.built.reading.trunk).backbone.preprocessing
     return logits_of(

@@ -85,7 +85,7 @@ def seal(
     """
     built, kept = trial.agreed(outcome), outcome.logits.argmax(axis=1)
     certificate = certify(trial.drop(budget, kept), after_failure=outcome.none_passed)
-    faster = _faster(job.workspace, outcome.shipped)
+    faster = outcome.shipped.faster or _faster(job.workspace, outcome.shipped)
     target = job.workspace.request.target
     slower = None if faster is None else warning(built.form.precision, faster, target)
     model = outcome.shipped.folder.model

@@ -199,8 +199,8 @@ class Transformer:
             best = max(best, score.accuracy)
             if score.accuracy < self.floor - 1e-12 or score.accuracy <= verified:
                 continue
+            examples = self.examples(step.preprocess)
             try:
-                examples = self.examples(step.preprocess)
                 alone = check_alone(trial, examples, tolerance=LOSSY_TOLERANCE, stage=quantise.STAGE)
             except VerificationError as error:  # another choice of nodes may meet other kernels
                 doubtful = error
