@@ -31,6 +31,10 @@ POOL_DEPTH = 8
 CONFIDENCE = 0.95
 """One-sided confidence of the certificate."""
 
+MIN_ORDER_OF_TWO_ENTRIES = 4
+"""Candidates that an order of tests must have to be entered in its middle too. Of fewer, the middle is nearly the end,
+and half of the level would be kept back from the first for hardly anything."""
+
 TARGET_BATCH_SIZE = 1
 """Images a call that latency is measured at: a camera or a request brings one at a time."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,22 +44,6 @@ class DropTest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixedSequence:
-    """Outcome of testing from the safest candidate to the cheapest.
-
-    Attributes:
-        tests: those carried out, in order; all but possibly the last passed.
-    """
-
-    tests: tuple[DropTest, ...]
-
-    @property
-    def n_passed(self) -> int:
-        """Candidates certified; candidate ``n_passed - 1`` is the cheapest of them."""
-        return sum(test.passed for test in self.tests)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
     """What a test allows to be said.
 
@@ -68,23 +51,27 @@ class Certificate:
         state: "certified"; "not met", the drop measured is itself beyond the budget; or "cannot certify", it is within,
             but there are too few images to be sure.
         test: the numbers behind it.
-        drop_bound: upper confidence bound, at ``1 - alpha``, of the accuracy drop in the budget's unit (a fraction of
-            the full backbone's accuracy, or of all images), 0 to 1. It holds for a candidate fixed beforehand; that one
-            was picked by a fixed sequence is accounted for in the budget's test alone, so ``sentence`` leaves it out.
+        confidence: one-sided, that nothing certified of the budget is wrong. The test itself may be stricter: its level
+            is what the order of tests left it (``fallback``).
+        drop_bound: upper confidence bound, at the test's ``1 - alpha``, of the accuracy drop in the budget's unit (a
+            fraction of the full backbone's accuracy, or of all images), 0 to 1. It holds for a candidate fixed
+            beforehand; that one was picked among several is accounted for in the budget's test alone, so ``sentence``
+            leaves it out.
         n_images_needed: if "cannot certify", about how many test images the same rates would need to pass; otherwise,
             or where no number would do because the drop measured is exactly the budget, None.
-        after_failure: a safer candidate failed before, so nothing may be claimed of this one, whatever its test says.
+        after_failure: no candidate passed in its turn, so nothing may be claimed of this one, whatever its test says.
     """
 
     state: State
     test: DropTest
+    confidence: float
     drop_bound: float
     n_images_needed: int | None
     after_failure: bool = False
 
     def sentence(self) -> str:
         """The finding in one sentence."""
-        confidence = f"with {100 * (1 - self.test.alpha):g} % confidence"
+        confidence = f"with {100 * self.confidence:g} % confidence"
         allowed = f"the budget of {self.test.budget}"
         match self.state:
             case "certified":
@@ -168,29 +155,13 @@ def _judge(metric: Metric, evidence: ImageEvidence | ClassEvidence, budget: Budg
     )
 
 
-def fixed_sequence(tests: Iterable[Callable[[], DropTest]]) -> FixedSequence:
-    """Carry out the tests in order and stop after the first that fails; the rest are never evaluated.
-
-    Each may use the full level: the chance that any is passed wrongly stays below it (Maurer, Hothorn & Lehmacher,
-    1995; Westfall & Krishen, J. Stat. Plan. Inference 2001). The order must not have been chosen on these images.
-
-    Args:
-        tests: from the safest candidate to the cheapest, each evaluated when called.
-    """
-    done: list[DropTest] = []
-    for test in tests:
-        done.append(test())
-        if not done[-1].passed:
-            break
-    return FixedSequence(tests=tuple(done))
-
-
-def certify(test: DropTest, *, after_failure: bool = False) -> Certificate:
+def certify(test: DropTest, *, confidence: float, after_failure: bool = False) -> Certificate:
     """Say what a test allows to be said.
 
     Args:
         test: of the file that ships.
-        after_failure: whether a test before it in the fixed sequence failed; then it is never "certified".
+        confidence: of the whole order of tests that it was the last of.
+        after_failure: whether no candidate passed in its turn; then it is never "certified".
     """
     budget, alpha = test.budget, test.alpha
     certified = test.passed and not after_failure
@@ -200,6 +171,7 @@ def certify(test: DropTest, *, after_failure: bool = False) -> Certificate:
     return Certificate(
         state=state,
         test=test,
+        confidence=confidence,
         drop_bound=min(bound, budget.loss) if test.passed else bound,  # rounding up must not contradict the state
         n_images_needed=test.evidence.images_needed(budget, alpha) if unsure else None,
         after_failure=after_failure,

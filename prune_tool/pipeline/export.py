@@ -92,7 +92,7 @@ def export_each(
     """Write one network for each budget, as ``export`` would, each into a folder of the run that is a run by itself.
 
     What the budgets have in common is done once: probes, the full backbone with its proof and its test, the test
-    images' neurons. Every budget has a sequence of tests of its own at the full level, so each certificate holds at its
+    images' neurons. Every budget has an order of tests of its own at the full level, so each certificate holds at its
     confidence by itself; that all of them hold together is not claimed. All or none is written: where one budget
     cannot be met, none is.
 
@@ -218,10 +218,10 @@ def _settled_files(job: Job, choice: Choice, folder: Path) -> list[Shippable]:
 def _outcomes(
     job: Job, choices: Mapping[str, Choice], files: Mapping[str, Sequence[Shippable]], trial: Trial, folder: Path
 ) -> dict[str, Outcome]:
-    """Every budget's sequence of tests, on the same test images."""
-    tests = {name: partial(trial.drop, choice.budget) for name, choice in choices.items()}
+    """Every budget's order of tests, on the same test images."""
+    trials = {name: trial.of(choice.budget) for name, choice in choices.items()}
     if all(files.values()):
-        return {name: by_files(job.workspace, files[name], test=test) for name, test in tests.items()}
+        return {name: by_files(job.workspace, files[name], trials=of) for name, of in trials.items()}
     candidates = [candidate for choice in choices.values() for candidate in choice.order]
     neurons = NeuronsOnTest(job.workspace, job.analysis, job.data, candidates)
     return {
@@ -229,7 +229,7 @@ def _outcomes(
             job.workspace,
             neurons,
             choice.order,
-            test=tests[name],
+            trials=trials[name],
             make=partial(job.make, choice.budget, job.terms.forms[0], folder=folder / name / "shipped"),
         )
         for name, choice in choices.items()

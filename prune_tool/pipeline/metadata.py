@@ -37,7 +37,7 @@ def shipped_entries(certificate: Certificate, candidate: Candidate) -> dict[str,
     verdict = {
         "state": certificate.state,
         "sentence": certificate.sentence(),
-        "confidence": round(1 - test.alpha, 12),  # 0.95, not 0.9499999999999999556
+        "confidence": certificate.confidence,
         "full": _score(test.full),
         "kept": _score(test.kept),
     }

@@ -18,7 +18,8 @@ import numpy as np
 from prune_tool import defaults
 from prune_tool.deploy.verify import Logits
 from prune_tool.errors import BudgetError
-from prune_tool.frontier.certificate import DropTest, fixed_sequence
+from prune_tool.frontier.certificate import DropTest
+from prune_tool.frontier.fallback import Fallback, fallback
 from prune_tool.pipeline.build import Shippable
 from prune_tool.pipeline.features import Features, FitData, Indices
 from prune_tool.pipeline.feeding import logits_of
@@ -30,28 +31,48 @@ T = TypeVar("T")
 
 Make = Callable[[Candidate, Path], Shippable]
 """Builds a candidate in a new folder of that path."""
-Test = Callable[[Indices], DropTest]
-"""Tests predicted classes (n,) of the test images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """Tests of one budget.
+
+    Attributes:
+        alpha: level of the whole order.
+        drop: tests predicted classes (n,) of the test images at a level.
+    """
+
+    alpha: float
+    drop: Callable[[Indices, float], DropTest]
+
+    def in_order(self, predictions: Sequence[Callable[[], Indices]]) -> Fallback:
+        """Test what is predicted, from safe to cheap; nothing is predicted that is not tested."""
+        return fallback([partial(self._one, predict) for predict in predictions], self.alpha)
+
+    def _one(self, predict: Callable[[], Indices], alpha: float) -> DropTest:
+        return self.drop(predict(), alpha)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of the sequence.
+    """What came of an order.
 
     Attributes:
-        tested: candidates and the outcome of each one's test, safest first; all but possibly the last passed.
-        shipped: the last that passed; where none did, the cheapest.
+        tested: candidates and the outcome of each one's test, safest first.
+        shipped: the cheapest that passed; where none did, the cheapest of all.
+        level: what ``shipped`` was tested at; where none passed, that of the whole order.
         logits: (n_test, classes) of the shipped file itself.
     """
 
     tested: tuple[tuple[Candidate, DropTest], ...]
     shipped: Shippable
+    level: float
     logits: Logits
 
     @property
     def none_passed(self) -> bool:
-        """Whether the safest failed already."""
-        return not self.tested[0][1].passed
+        """Whether nothing may be claimed of what ships."""
+        return not any(test.passed for _, test in self.tested)
 
 
 class NeuronsOnTest:
@@ -91,36 +112,47 @@ def by_neurons(
     neurons: NeuronsOnTest,
     order: Sequence[Candidate],
     *,
-    test: Test,
+    trials: Trials,
     make: Callable[[Candidate], Shippable],
 ) -> Outcome:
     """Test candidates by their neurons and build the one that ships."""
-    sequence = fixed_sequence(partial(_after, test, partial(neurons.predict, candidate)) for candidate in order)
-    shipped = make(order[sequence.n_passed - 1])
+    found = trials.in_order([partial(neurons.predict, candidate) for candidate in order])
+    place = _shipped_place(found, order)
+    shipped = make(order[place])
     return Outcome(
-        tested=tuple(zip(order, sequence.tests, strict=False)),
+        tested=tuple((order[i], test) for i, test in found.tests.items()),
         shipped=shipped,
+        level=_level(found, trials),
         logits=logits_on_test(workspace, shipped),
     )
 
 
-def by_files(workspace: Workspace, files: Sequence[Shippable], *, test: Test) -> Outcome:
+def by_files(workspace: Workspace, files: Sequence[Shippable], *, trials: Trials) -> Outcome:
     """Test files, from safe to cheap, by their own predictions."""
-    found: list[Logits] = []
+    logits: dict[int, Logits] = {}
 
-    def predict(file: Shippable) -> Indices:
-        found.append(logits_on_test(workspace, file))
-        return np.asarray(found[-1].argmax(axis=1))
+    def predict(place: int) -> Indices:
+        logits[place] = logits_on_test(workspace, files[place])
+        return np.asarray(logits[place].argmax(axis=1))
 
-    sequence = fixed_sequence(partial(_after, test, partial(predict, file)) for file in files)
-    shipped = files[sequence.n_passed - 1]
-    if sequence.n_passed == 0 and len(files) > 1:
-        found.append(logits_on_test(workspace, shipped))
+    found = trials.in_order([partial(predict, place) for place in range(len(files))])
+    place = _shipped_place(found, files)
+    if place not in logits:
+        predict(place)
     return Outcome(
-        tested=tuple((file.built.candidate, done) for file, done in zip(files, sequence.tests, strict=False)),
-        shipped=shipped,
-        logits=found[sequence.n_passed - 1],
+        tested=tuple((files[i].built.candidate, test) for i, test in found.tests.items()),
+        shipped=files[place],
+        level=_level(found, trials),
+        logits=logits[place],
     )
+
+
+def _shipped_place(found: Fallback, order: Sequence[object]) -> int:
+    return len(order) - 1 if found.last_passed is None else found.last_passed
+
+
+def _level(found: Fallback, trials: Trials) -> float:
+    return trials.alpha if found.last_passed is None else found.tests[found.last_passed].alpha
 
 
 def settle(workspace: Workspace, order: Sequence[Candidate], make: Make, folder: Path) -> list[Shippable]:
@@ -159,7 +191,3 @@ def logits_on_test(workspace: Workspace, file: Shippable) -> Logits:
         preprocess=file.built.form.preprocess,
         title="testing the file",
     )
-
-
-def _after(test: Test, predict: Callable[[], Indices]) -> DropTest:
-    return test(predict())

@@ -74,7 +74,7 @@ def seal(
         job: the export.
         budget: what is certified.
         trial: on the test images.
-        outcome: of the budget's sequence.
+        outcome: of the budget's order of tests.
         full: holds the files of the full backbone.
         parity: of the full backbone.
         int8: of the full backbone, where it was quantised.
@@ -84,7 +84,8 @@ def seal(
         LimitError: the certificate makes it larger than it may be.
     """
     built, kept = trial.agreed(outcome), outcome.logits.argmax(axis=1)
-    certificate = certify(trial.drop(budget, kept), after_failure=outcome.none_passed)
+    test = trial.drop(budget, kept, outcome.level)
+    certificate = certify(test, confidence=trial.confidence, after_failure=outcome.none_passed)
     faster = outcome.shipped.faster or _faster(job.workspace, outcome.shipped)
     target = job.workspace.request.target
     slower = None if faster is None else warning(built.form.precision, faster, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from prune_tool.frontier.certificate import DropTest, test_balanced_drop, test_d
 from prune_tool.pipeline.build import Built
 from prune_tool.pipeline.features import Indices
 from prune_tool.pipeline.feeding import logits_of
-from prune_tool.pipeline.sequence import Outcome
+from prune_tool.pipeline.sequence import Outcome, Trials
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Score
 from prune_tool.redundancy.held_out import score_of
@@ -28,7 +29,7 @@ class Trial:
         workspace: of the run.
         labels: (n_test,) true classes.
         full: (n_test,) classes that the full backbone's file gives.
-        confidence: one-sided, of every test.
+        confidence: one-sided, that nothing certified of a budget is wrong.
     """
 
     workspace: Workspace
@@ -36,12 +37,16 @@ class Trial:
     full: Indices
     confidence: float
 
-    def drop(self, budget: Budget, kept: Indices) -> DropTest:
-        """Test predicted classes ``kept (n_test,)`` against the full backbone's."""
+    def of(self, budget: Budget) -> Trials:
+        """Tests of a budget."""
+        return Trials(alpha=1 - self.confidence, drop=partial(self.drop, budget))
+
+    def drop(self, budget: Budget, kept: Indices, alpha: float) -> DropTest:
+        """Test predicted classes ``kept (n_test,)`` against the full backbone's, at a level."""
         correct = self.full == self.labels, kept == self.labels
         if self.workspace.request.metric == "accuracy":
-            return test_drop(*correct, budget, 1 - self.confidence)
-        return test_balanced_drop(self.labels, *correct, budget, 1 - self.confidence)
+            return test_drop(*correct, budget, alpha)
+        return test_balanced_drop(self.labels, *correct, budget, alpha)
 
     def score(self, full: Path, title: str) -> Score:
         """Of another file of the full backbone."""

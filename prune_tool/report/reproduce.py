@@ -99,12 +99,16 @@ def commands(results: Results) -> tuple[str, ...]:
     analysed = results.run.analysed
     done = [analyze_command(results.record.request, analysed)]
     if exported is not None:
-        test = exported.certificate.test
-        together = ",".join(each.name for each in analysed.budgets) if results.run.is_budget else test.budget.spelled
+        certificate = exported.certificate
+        together = (
+            ",".join(each.name for each in analysed.budgets)
+            if results.run.is_budget
+            else certificate.test.budget.spelled
+        )
         words = ["prune-tool", "export", str(analysed.path), "--budget", together]
         words += [] if exported.taps in {None, "all"} else ["--taps", exported.taps]
-        confidence = 1 - test.alpha
-        words += [] if math.isclose(confidence, defaults.CONFIDENCE) else ["--confidence", f"{confidence:g}"]
+        asked = certificate.confidence
+        words += [] if asked == defaults.CONFIDENCE else ["--confidence", f"{asked:g}"]
         words += _limits(exported.limits) + _form(exported.built.form, exported.precisions)
         done.append(shlex.join(words))
     if bench is not None:

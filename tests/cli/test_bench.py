@@ -66,9 +66,10 @@ def test_a_file_that_is_slower_than_asked_is_status_1_and_the_figure_is_named(ex
     assert "kept" in answer.out
     assert re.search(r"at batch 1 on 1 threads the file is \d+\.\d\d times as fast as the full backbone", answer.err)
     assert json.loads((exported / "bench.json").read_text())["timings"], "what was measured is kept"
-    accepted = re.search(r"accept (--fail-if-slower \S+)", answer.err)
-    assert accepted is not None
-    assert ask("bench", exported, *QUICK, *shlex.split(accepted.group(1))).status == 0
+    low, accepted = re.search(
+        r"interval (\S+) to .* accept --fail-if-slower (\S+)", answer.err.replace("\n", " ")
+    ).groups()
+    assert 0.8 * float(low) < float(accepted) < 0.95 * float(low), "what is proposed passes on a noisier day, too"
 
 
 def test_a_missing_file_to_compare_with(exported: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from prune_tool.errors import DataError, UsageError
 from prune_tool.frontier import certificate
-from prune_tool.frontier.certificate import certify, fixed_sequence
 from prune_tool.frontier.paired import Null, p_value
 from prune_tool.records import Budget, Score
 
@@ -24,6 +23,10 @@ def scores(counts):
     """(kept, full) with these counts."""
     n_both, n_lost, n_won, _ = counts
     return tuple(Score(n_correct=n_both + n, n_images=sum(counts)) for n in (n_won, n_lost))
+
+
+def certify(test):
+    return certificate.certify(test, confidence=1 - ALPHA)
 
 
 def drop(counts, budget, alpha=ALPHA):
@@ -145,18 +148,6 @@ def test_sentences():
 
 def test_a_backbone_that_is_never_right_has_a_sentence_too():
     assert "0.0 points" in certify(drop((0, 0, 0, 20), "5%")).sentence()
-
-
-def test_fixed_sequence_stops_at_the_first_failure_and_never_looks_further():
-    safe, failing = drop((530, 5, 5, 82), "5%"), drop((530, 60, 5, 82), "5%")
-
-    def forbidden():
-        raise AssertionError("a candidate after a failure was evaluated")
-
-    done = fixed_sequence([lambda: safe, lambda: safe, lambda: failing, forbidden])
-    assert done.tests == (safe, safe, failing)
-    assert done.n_passed == 2
-    assert fixed_sequence([]).n_passed == 0
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,16 @@ import pytest
 import torch
 
 import prune_tool
+from prune_tool import defaults
 from prune_tool.deploy.bench import Conditions
 from prune_tool.errors import BudgetError, RunError, UsageError
+from prune_tool.frontier.certificate import DropTest
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.build import parity_images
 from prune_tool.pipeline.export import Exported, export
+from prune_tool.pipeline.features import Indices
 from prune_tool.pipeline.feeding import logits_of
+from prune_tool.pipeline.trial import Trial
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Request
 
@@ -98,8 +102,32 @@ def test_candidates_are_tested_from_safe_to_cheap(exported: Exported) -> None:
     tested = [candidate for candidate, _ in exported.tested]
     costs = [c.cost("latency") for c in tested]
     assert costs == sorted(costs, reverse=True)
-    outcomes = [test.passed for _, test in exported.tested]
-    assert all(outcomes[:-1])
+    levels = [test.alpha for _, test in exported.tested]
+    assert max(levels) <= 1 - exported.certificate.confidence
+    assert exported.certificate.test.alpha in levels
+    assert exported.built.candidate.network == [c for c, test in exported.tested if test.passed][-1].network
+
+
+def test_a_safest_candidate_that_fails_is_not_the_end_of_the_order(
+    workspace: Workspace, analyzed: Analyzed, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, levels = Trial.drop, []
+
+    def unlucky_at_first(self: Trial, budget: Budget, kept: Indices, alpha: float) -> DropTest:
+        levels.append(alpha)
+        return replace(original(self, budget, kept, alpha), p_value=0.01 if levels[1:] else 1.0)
+
+    monkeypatch.setattr(Trial, "drop", unlucky_at_first)
+    monkeypatch.setattr(defaults, "MIN_ORDER_OF_TWO_ENTRIES", 2)
+    result = export(workspace, analyzed.run, budget=Budget.parse("0.2"))
+    (first, _), *others = result.tested
+    assert first.cost("latency") >= exported.built.candidate.cost("latency")
+    assert others, "the order goes on in its middle"
+    assert levels == pytest.approx([0.025] * len(levels)), "each half of it, and the file itself, at half of the level"
+    assert (result.certificate.state, result.certificate.confidence) == ("certified", 0.95)
+    assert "with 95 % confidence" in result.sentence
+    monkeypatch.undo()
+    export(workspace, analyzed.run, budget=Budget.parse("0.2"))  # put the shared run back
 
 
 def test_test_labels_do_not_touch_the_choice(workspace: Workspace, exported: Exported, analyzed: Analyzed) -> None:
