@@ -226,9 +226,6 @@ def request(
         raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
     if cost not in COSTS:
         raise UsageError(asked=f"--cost {cost}", found="no such cost", remedy=f"Choose one of {', '.join(COSTS)}")
-    if heal and narrow == "off":
-        found, remedy = "no trunk is narrowed, and others need no healing", "Add --narrow auto"
-        raise UsageError(asked=f"--heal {heal}", found=found, remedy=remedy)
     if metric not in ("accuracy", "balanced-accuracy"):
         remedy = "Choose accuracy or balanced-accuracy"
         raise UsageError(asked=f"--metric {metric}", found="no such metric", remedy=remedy)
@@ -323,10 +320,10 @@ def _input_sizes(text: str) -> tuple[int, ...] | None:
     return () if text == "native" else whole_numbers("--input-size", text, such_as="160,128")
 
 
-def _shares(text: str) -> tuple[float, ...]:
+def _shares(text: str) -> tuple[float, ...] | None:
     """Of ``--narrow``, from large to small, each once."""
     if text in {"off", "auto"}:
-        return () if text == "off" else defaults.NARROW_SHARES
+        return () if text == "off" else None
     try:
         shares = {float(part) for part in text.split(",")}
     except ValueError:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,8 +28,9 @@ from prune_tool.pipeline.consumer import Consumer
 from prune_tool.pipeline.importance import importance_of
 from prune_tool.pipeline.lockstep import Lockstep
 from prune_tool.pipeline.progress import Progress, Silent
+from prune_tool.pipeline.reach import even_widths
 from prune_tool.records import Allocation, NarrowedWidth, Narrowing, Strategy
-from prune_tool.redundancy.allocation import SharedCost, Width, allocate, uniform, unit_of
+from prune_tool.redundancy.allocation import SharedCost, allocate, uniform
 from prune_tool.redundancy.checks import Float64, Int64
 from prune_tool.redundancy.cross_fit import cross_fit
 from prune_tool.redundancy.layer import ErrorCurve, Layer
@@ -152,18 +153,16 @@ class Narrower:
 
     def _counts(self, plan: Plan) -> Int64:
         """Neurons to keep of each width, ``(n_consumers,)``."""
-        groups = [consumer.group for consumer in self._consumers]
-        units = [unit_of(group.width, group.n_parts, plan.round_to) for group in groups]
+        even = even_widths([consumer.group for consumer in self._consumers], plan.round_to)
         target = plan.share * self._full_cost
         if plan.allocation == "uniform":
-            flat = [np.zeros(group.width + 1) for group in groups]
-            return uniform([Width(errors=e, unit=u) for e, u in zip(flat, units, strict=True)], self._cost, target)
+            return uniform(even, self._cost, target)
         way = plan.strategy, plan.fold
         if way not in self._errors:
             judged = (self._judged(plan, place, halves) for place, halves in enumerate(self._moments))
             self._errors[way] = [curve.absolute for _, curve, _ in judged]
-        errors = self._errors[way]
-        return allocate([Width(errors=e, unit=u) for e, u in zip(errors, units, strict=True)], self._cost, target)
+        widths = [replace(width, errors=e) for width, e in zip(even, self._errors[way], strict=True)]
+        return allocate(widths, self._cost, target)
 
     def _walk(self, plan: Plan, n_kept: Int64) -> tuple[dict[str, Narrowed], tuple[NarrowedWidth, ...], list[Tensor]]:
         """Layer by layer; what to rewrite, what is kept, and what the first batch then gives."""

@@ -22,9 +22,11 @@ from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.heal import heal
 from prune_tool.pipeline.narrow import Narrower, Plan, rebuild
 from prune_tool.pipeline.progress import Progress
+from prune_tool.pipeline.reach import reach_of
 from prune_tool.pipeline.subject import NarrowForm, Subject
 from prune_tool.store.features import FeatureCache
 from prune_tool.store.fingerprint import fingerprint
+from prune_tool.store.kept import KeptFile
 from prune_tool.surgery.narrowing import Narrowed
 from prune_tool.task.images import ImageSource
 
@@ -61,6 +63,27 @@ class Calibration:
         return fingerprint(calibrated, how, *(hashes[row] for row in self.healing))
 
 
+def reachable(
+    subject: Subject, plans: Sequence[Plan], calibration: Calibration, cache: FeatureCache, progress: Progress
+) -> list[Plan]:
+    """The plans whose shares a subject's hidden widths can reach; of the others there is a note."""
+    return [
+        plan
+        for plan in plans
+        if _is_reached(subject, plan, cache.narrowing(_key(subject, plan, calibration)), progress)
+    ]
+
+
+def _is_reached(subject: Subject, plan: Plan, kept: KeptFile, progress: Progress) -> bool:
+    if kept.is_whole():  # it has been
+        return True
+    least = reach_of(subject.captured, plan.round_to)
+    if least > plan.share:
+        found = f"its hidden widths leave {100 * least:.0f} % at least"
+        progress.note(f"not narrowing {subject.trunk} to {100 * plan.share:g} % of the MACs: {found}")
+    return least <= plan.share
+
+
 def narrowed(
     subject: Subject,
     plans: Sequence[Plan],
@@ -70,13 +93,20 @@ def narrowed(
 ) -> tuple[Subject, ...]:
     """A subject narrowed as planned, in every way; calibrated for all of them when the first graph is asked for.
 
+    Args:
+        subject: to narrow.
+        plans: how.
+        calibration: on what.
+        cache: where the outcome is kept.
+        progress: who watches.
+
     Raises, when a graph is asked for:
         CacheError: the cache cannot be written.
         ModelError: the backbone has no hidden width.
         UsageError: a share cannot be reached.
         VerificationError: a narrowed network does not do what was calibrated.
     """
-    keys = [fingerprint("narrowing-1", subject.fingerprint, repr(plan), calibration.fingerprint) for plan in plans]
+    keys = [_key(subject, plan, calibration) for plan in plans]
 
     def calibrate() -> None:
         kept = [cache().narrowing(key) for key in keys]
@@ -119,6 +149,11 @@ def narrowed(
         replace(subject, narrow_form=NarrowForm(share=plan.share, fingerprint=key, make=graph_of(key)))
         for plan, key in zip(plans, keys, strict=True)
     )
+
+
+def _key(subject: Subject, plan: Plan, calibration: Calibration) -> str:
+    """Changes with the whole network, with how it is narrowed, and on what."""
+    return fingerprint("narrowing-1", subject.fingerprint, repr(plan), calibration.fingerprint)
 
 
 def _write(

@@ -18,7 +18,7 @@ import torch
 from prune_tool import defaults
 from prune_tool.errors import ModelError, ProviderError, UsageError
 from prune_tool.pipeline.narrow import Plan
-from prune_tool.pipeline.narrowed import Calibration, narrowed
+from prune_tool.pipeline.narrowed import Calibration, narrowed, reachable
 from prune_tool.pipeline.progress import Progress, Silent
 from prune_tool.pipeline.subject import Subject, open_subject
 from prune_tool.pipeline.threads import n_threads
@@ -48,6 +48,7 @@ class Workspace:
             UsageError: a value in the request makes no sense, or both name a model.
         """
         require_device(request.device)
+        _require_something_to_heal(request)
         self.request = request if backbone is None else _of_module(request, backbone)
         self._given = backbone
         self.progress: Progress = progress or Silent()
@@ -112,14 +113,17 @@ class Workspace:
 
     def _narrowed(self, subject: Subject) -> tuple[Subject, ...]:
         request = self.request
-        if not request.narrow:
+        shares = defaults.NARROW_SHARES if request.narrow is None else request.narrow
+        if not shares:
             return ()
         rows = stratified(self.splits.train, self.source.labels, request.n_calibration, request.seed)
         # evenly: allocation by error was no more accurate on two backbones, and takes three times as long
-        plans = [Plan(share=s, allocation="uniform", round_to=request.round_to) for s in request.narrow]
+        plans = [Plan(share=s, allocation="uniform", round_to=request.round_to) for s in shares]
         calibration = Calibration(
             source=self.source, rows=rows, seed=request.seed, healing=self.splits.train, n_epochs=request.heal
         )
+        if request.narrow is None:
+            plans = reachable(subject, plans, calibration, self.cache, self.progress)
         return narrowed(subject, plans, calibration, lambda: self.cache, self.progress)
 
     def subject(self, trunk: Trunk) -> Subject:
@@ -149,6 +153,15 @@ def _of_module(request: Request, backbone: Backbone) -> Request:
             remedy="Leave model and checkpoint out of the request, or give no backbone",
         )
     return replace(request, model=backbone.source)
+
+
+def _require_something_to_heal(request: Request) -> None:
+    if request.heal and request.narrow == ():
+        raise UsageError(
+            asked=f"--heal {request.heal}",
+            found="no trunk is narrowed, and others need no healing",
+            remedy="Add --narrow auto",
+        )
 
 
 def require_device(device: str) -> None:

@@ -239,7 +239,7 @@ class Request:
         checkpoint: file of weights for ``model``.
         input_sizes: square input sizes in pixels to try besides the backbone's own; ``None`` lets the tool choose.
         narrow: shares of the backbone's multiply-accumulates that narrowing its hidden widths leaves, each tried at
-            every input size beside all widths.
+            every input size beside all widths; ``None`` lets the tool choose, and pass over what cannot be reached.
         n_calibration: training images whose statistics narrowing rests on.
         heal: epochs of distillation of each narrowed trunk to the whole one's neurons, over all training images.
         taps: module paths to tap instead of every block.
@@ -266,7 +266,7 @@ class Request:
     data: str | None = None
     checkpoint: str | None = None
     input_sizes: tuple[int, ...] | None = None
-    narrow: tuple[float, ...] = ()
+    narrow: tuple[float, ...] | None = ()
     n_calibration: int = defaults.N_NARROWING
     heal: int = 0
     taps: tuple[str, ...] | None = None

@@ -99,12 +99,14 @@ def uniform(widths: Sequence[Width], cost: SharedCost, target: float) -> Int64:
         nearest = [w.sizes[np.abs(w.sizes - share * w.sizes[-1]).argmin()] for w in widths]
         return np.array(nearest, np.int64)
 
-    if cost.of(_shares(widths, kept_at(0.0))) > target:
-        least = cost.of(_shares(widths, kept_at(0.0))) / cost.of(np.ones(len(widths)))
+    whole = cost.of(np.ones(len(widths)))
+    least = least_share(widths, cost)
+    if least * whole > target:
+        would_do = math.ceil(100 * least + 1e-9) / 100
         raise UsageError(
-            asked=f"narrow to {target / cost.of(np.ones(len(widths))):.0%} of the cost",
-            found="more than that is left with the fewest neurons in every hidden width",
-            remedy=f"Ask for {math.ceil(100 * least + 1e-9) / 100:g} or more",
+            asked=f"narrow to {target / whole:.0%} of the cost",
+            found=f"{100 * least:.1f} % of it are left with the fewest neurons in every hidden width",
+            remedy=f"Ask for {would_do:g} or more" if would_do < 1 else "Narrow nothing: most of the cost is elsewhere",
         )
     low, high = 0, _SHARES + 1  # the share low meets the target, high does not (or is above 1)
     while high - low > 1:
@@ -114,6 +116,12 @@ def uniform(widths: Sequence[Width], cost: SharedCost, target: float) -> Int64:
         else:
             high = middle
     return kept_at(low / _SHARES)
+
+
+def least_share(widths: Sequence[Width], cost: SharedCost) -> float:
+    """Share of the cost that is left with the fewest neurons of every width, above 0 to 1."""
+    fewest = np.array([width.sizes[0] for width in widths], np.int64)
+    return cost.of(_shares(widths, fewest)) / cost.of(np.ones(len(widths)))
 
 
 def summed_error(widths: Sequence[Width], kept: Int64) -> float:

@@ -33,8 +33,8 @@ def _input_sizes(sizes: tuple[int, ...]) -> list[str]:
     return ["--input-size", ",".join(map(str, sizes)) or "native"]
 
 
-def _shares(shares: tuple[float, ...]) -> list[str]:
-    return ["--narrow", ",".join(f"{share:g}" for share in shares) or "off"]
+def _shares(shares: tuple[float, ...] | None) -> list[str]:
+    return ["--narrow", "auto" if shares is None else ",".join(f"{share:g}" for share in shares) or "off"]
 
 
 def _target(target: Target) -> list[str]:

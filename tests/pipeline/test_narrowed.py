@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from torch import nn
 
 from prune_tool import defaults
 from prune_tool.errors import UsageError
@@ -17,13 +19,26 @@ from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.build import parity_images
 from prune_tool.pipeline.export import export
 from prune_tool.pipeline.features import fit_data
+from prune_tool.pipeline.progress import Silent
+from prune_tool.pipeline.reach import reach_of
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Request, Trunk
 from prune_tool.store.atomic import write_json
+from prune_tool.surgery.capture import capture
 from prune_tool.surgery.cost import cost_of
 from tests.support import ask
 
 SHARE = 0.6
+
+
+class Noted(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +132,29 @@ def test_a_share_that_cannot_be_had_says_what_can(narrow_request: Request) -> No
         _ = Workspace(replace(narrow_request, narrow=(0.01,))).subjects[1].captured
     share = float(caught.value.remedy.split()[2])
     assert Workspace(replace(narrow_request, narrow=(share,))).subjects[1].captured
+
+
+def test_a_share_that_the_tool_chose_and_that_cannot_be_had_is_passed_over_with_a_note(
+    narrow_request: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "NARROW_SHARES", (SHARE, 0.01))
+    noted = Noted()
+    whole, narrow = Workspace(replace(narrow_request, narrow=None), noted).subjects
+    assert narrow.trunk.narrow == SHARE
+    (note,) = noted.notes
+    least = re.search(r"64 px to 1 % of the MACs: its hidden widths leave (\d+) % at least", note)
+    assert least is not None
+    assert 100 * reach_of(whole.captured, narrow_request.round_to) == pytest.approx(int(least.group(1)), abs=0.5)
+
+
+def test_a_network_without_hidden_widths_cannot_be_narrowed_at_all() -> None:
+    graph = capture(nn.Sequential(nn.Conv2d(3, 8, 3)), torch.zeros(2, 3, 8, 8))
+    assert reach_of(graph, 8) == 1.0
+
+
+def test_healing_without_narrowing_is_refused(request_: Request) -> None:
+    with pytest.raises(UsageError, match="Add --narrow auto"):
+        Workspace(replace(request_, heal=2))
 
 
 def test_the_command_line_narrows(convnet: str, images: Path, tmp_path: Path) -> None:
