@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from prune_tool import defaults
 from prune_tool.deploy import preprocess as graphs
@@ -127,7 +128,7 @@ class Transformer:
             stages.append(stage)
         pillow = step
         if self.form.preprocess == "graph":
-            step, stage, agreement = self.resizing(step)
+            step, stage, agreement = self.resizing(step, exported)
             stages.append(stage)
         return Transformed(
             exported=exported, last=step, pillow=pillow, stages=tuple(stages), in_float=in_float, agreement=agreement
@@ -151,13 +152,15 @@ class Transformer:
         stage = compare(graphs.STAGE, step.logits, logits, score=self.score(logits), alone=alone)
         return Step(path=path, preprocess="none", logits=logits), stage
 
-    def resizing(self, step: Step) -> tuple[Step, Stage, Agreement]:
+    def resizing(self, step: Step, exported: Step) -> tuple[Step, Stage, Agreement]:
         """Put timm's transform in front."""
         path = step.path.with_name("resizing.onnx")
         graphs.with_preprocessing(step.path, path, self.preprocessing)
-        tolerance = FLOAT32_TOLERANCE if self.form.precision == "fp32" else LOSSY_TOLERANCE
         images = same_size_images(self.workspace, int(self.rows[0]), N_ALONE)
-        alone = check_alone(path, images, tolerance=tolerance, stage=graphs.STAGE)
+        tolerance, source = FLOAT32_TOLERANCE, None
+        if self.form.precision != "fp32":
+            tolerance, source = LOSSY_TOLERANCE, self.by_pillow(exported.path, images)
+        alone = check_alone(path, images, tolerance=tolerance, stage=graphs.STAGE, source=source)
         logits = self.logits(path, "graph")
         stage = compare(
             graphs.STAGE,
@@ -175,6 +178,12 @@ class Transformer:
             val=Score(n_correct=stage.n_top1_agree, n_images=stage.n_images),
         )
         return Step(path=path, preprocess="graph", logits=logits), stage, agreement
+
+    def by_pillow(self, path: Path, images: NDArray[np.uint8]) -> Logits:
+        """Of a file that takes images in [0, 1], for images (n, height, width, 3) that Pillow resizes."""
+        resize = pixel_transform(self.preprocessing)
+        planes = np.stack([resize(Image.fromarray(image)) for image in images]).transpose(0, 3, 1, 2)
+        return predict(open_session(path), [np.asarray(planes / 255, dtype=np.float32)])
 
     def pixel_differences(self) -> tuple[float, float]:
         """Largest and mean difference of resized validation images from Pillow's, in levels of 255."""
@@ -201,7 +210,8 @@ class Transformer:
                 continue
             examples = self.examples(step.preprocess)
             try:
-                alone = check_alone(trial, examples, tolerance=LOSSY_TOLERANCE, stage=quantise.STAGE)
+                source = step.logits[: len(examples)]
+                alone = check_alone(trial, examples, tolerance=LOSSY_TOLERANCE, stage=quantise.STAGE, source=source)
             except VerificationError as error:  # another choice of nodes may meet other kernels
                 doubtful = error
                 continue
