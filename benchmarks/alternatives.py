@@ -237,7 +237,11 @@ def measure(pair: Pair, budget: Budget, n_epochs: int, progress: Progress) -> di
         files = {"full": Path(copyfile(asked.found.run.full, asked.folder / "full.onnx"))}
         for name, (n_lines, get) in contenders(pair, n_epochs).items():
             started = time.perf_counter()
-            found[name] = get(asked)
+            try:
+                found[name] = get(asked)
+            except Exception as error:  # noqa: BLE001 - a peer that cannot do it is a finding, and loses nobody else's
+                found[name] = {"state": f"failed: {type(error).__name__}"}
+                progress.note(f"{name}: {error}")
             spent = time.perf_counter() - started
             is_ours = name.startswith(("prune-tool", "lower"))
             found[name] |= {"seconds": spent + analyze_s * is_ours, "n_lines": n_lines}

@@ -186,3 +186,21 @@ def test_alternatives_are_reported_whether_they_made_it_or_not(tmp_path, scripts
     assert "| 50.0 (40.4-59.6) |" in kept_row
     draw(pairs, tmp_path / "alternatives")
     assert (tmp_path / "alternatives.png").stat().st_size > 5_000
+
+
+def test_one_command_reruns_every_script():
+    scripts = {path.name for path in BENCHMARKS.glob("[!_]*.py")} - {"run_all.py"}
+    listed = [line.split() for line in run("run_all.py", "--list").splitlines()]
+    assert {words[2].removeprefix("benchmarks/") for words in listed} == scripts
+    only = run("run_all.py", "--list", "--only", "narrowing.py").splitlines()
+    assert only == ["$ python benchmarks/narrowing.py", "$ python benchmarks/narrowing.py --heal 3"]
+
+
+def test_a_script_that_fails_is_named_and_the_next_one_runs(scripts, monkeypatch, capfd):
+    import run_all
+
+    monkeypatch.setattr(run_all, "COMMANDS", ("absent.py", "check.py --help"))
+    monkeypatch.setattr(sys, "argv", ["run_all.py"])
+    with pytest.raises(SystemExit, match=r"failed: absent\.py$"):
+        run_all.main()
+    assert "usage: check.py" in capfd.readouterr().out
