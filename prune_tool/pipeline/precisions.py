@@ -15,7 +15,7 @@ from prune_tool.errors import BudgetError, UsageError
 from prune_tool.frontier.pareto import pareto_front
 from prune_tool.pipeline.build import Shippable
 from prune_tool.pipeline.sequence import Make, thin
-from prune_tool.pipeline.speed import speedup
+from prune_tool.pipeline.speed import priced, speedup
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Candidate, Form, Limit, Precision, Request
 
@@ -109,15 +109,13 @@ def _entrants(
 
 
 def _priced(workspace: Workspace, file: Shippable) -> Shippable:
-    """A file of fewer bits with its own cost. Where it is not surely faster than float32, its latency is float32's."""
-    built, target = file.built, workspace.request.target
-    candidate, found = replace(built.candidate, n_bytes=built.n_bytes), None
-    if candidate.latency_ms is not None:
+    """A file of fewer bits with its own cost."""
+    built, found = file.built, None
+    if built.candidate.latency_ms is not None:
         with workspace.progress.stage(f"timing {built.form.precision}"):
-            found = speedup(file.exported.path, file.pillow.path, built.reading.trunk.input_size, target)
-        surely = found.median if found.low > 1 or found.high < 1 else 1.0
-        candidate = replace(candidate, latency_ms=candidate.latency_ms / surely)
-    return replace(file, built=replace(built, candidate=candidate), faster=found)
+            size, target = built.reading.trunk.input_size, workspace.request.target
+            found = speedup(file.exported.path, file.pillow.path, size, target)
+    return replace(file, built=replace(built, candidate=priced(built.candidate, built.n_bytes, found)), faster=found)
 
 
 def _same(file: Shippable) -> Shippable:

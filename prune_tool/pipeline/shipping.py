@@ -19,10 +19,10 @@ from prune_tool.pipeline.job import Job
 from prune_tool.pipeline.metadata import shipped_entries
 from prune_tool.pipeline.predictions import write_predictions
 from prune_tool.pipeline.sequence import Outcome
-from prune_tool.pipeline.speed import speedup, warning
+from prune_tool.pipeline.speed import priced, speedup, warning
 from prune_tool.pipeline.trial import Trial
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Budget, Candidate
+from prune_tool.records import Budget
 from prune_tool.redundancy.fairness import compare_classes
 from prune_tool.store.atomic import share, write_json
 from prune_tool.store.fingerprint import file_fingerprint
@@ -88,16 +88,19 @@ def seal(
     certificate = certify(test, confidence=trial.confidence, after_failure=outcome.none_passed)
     faster = outcome.shipped.faster or _faster(job.workspace, outcome.shipped)
     target = job.workspace.request.target
+    # where precisions were chosen among, the candidate has its own cost already
+    is_unpriced = built.form.precision != "fp32" and len(job.terms.forms) == 1
     slower = None if faster is None else warning(built.form.precision, faster, target)
     model = outcome.shipped.folder.model
     n_bytes = update_metadata(model, shipped_entries(certificate, built.candidate))
     require_within(n_bytes, job.terms.limits)
+    candidate = priced(built.candidate, n_bytes, faster) if is_unpriced else built.candidate
     exported = Exported(
         sentence=certificate.sentence(),
         certificate=certificate,
         tested=outcome.tested,
         fairness=compare_classes(trial.labels, trial.full, kept, job.data.n_classes),
-        built=replace(built, n_bytes=n_bytes, candidate=_priced(job, built.candidate, n_bytes, faster)),
+        built=replace(built, n_bytes=n_bytes, candidate=candidate),
         full_parity=parity,
         full_int8=int8,
         precision_speedup=faster,
@@ -108,14 +111,6 @@ def seal(
         limits=job.terms.limits,
     )
     return Sealed(exported=exported, trial=trial, outcome=outcome, full=full)
-
-
-def _priced(job: Job, candidate: Candidate, n_bytes: int, faster: Interval | None) -> Candidate:
-    """A candidate of fewer bits with what its file costs; where precisions were chosen among, it has that already."""
-    if faster is None or len(job.terms.forms) > 1:
-        return candidate
-    ms = None if candidate.latency_ms is None else candidate.latency_ms / faster.median
-    return replace(candidate, n_bytes=n_bytes, latency_ms=ms)
 
 
 def put_alone(sealed: Sealed, run: RunFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from prune_tool import defaults
 from prune_tool.deploy.bound import take_turn
 from prune_tool.deploy.interleaving import Interval, interleave, paired_speedup
 from prune_tool.deploy.session import open_session
-from prune_tool.records import Precision, Target
+from prune_tool.records import Candidate, Precision, Target
 
 SECONDS = 2.0
 """Of timing: enough to tell slower from faster, where the interval does not contain 1."""
@@ -28,6 +29,20 @@ def speedup(float32: Path, other: Path, input_size: int, target: Target) -> Inte
         turns[path.name] = partial(take_turn, call)
     latencies = interleave(turns, seconds=SECONDS, rng=rng)
     return paired_speedup(latencies[float32.name], latencies[other.name], rng)
+
+
+def priced(candidate: Candidate, n_bytes: int, faster: Interval | None) -> Candidate:
+    """A candidate with what its file costs. Where that is not surely faster or slower, its latency is float32's.
+
+    Args:
+        candidate: of a run; in float32.
+        n_bytes: of its file.
+        faster: from ``speedup``; None where latency is not what counts.
+    """
+    candidate = replace(candidate, n_bytes=n_bytes)
+    if candidate.latency_ms is None or faster is None or faster.low <= 1 <= faster.high:
+        return candidate
+    return replace(candidate, latency_ms=candidate.latency_ms / faster.median)
 
 
 def warning(precision: Precision, found: Interval, target: Target) -> str | None:
