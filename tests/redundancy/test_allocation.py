@@ -47,7 +47,7 @@ def test_the_target_is_met_and_uniform_is_beaten(n_widths, chained, seed, unit, 
     target = share * cost.of(np.ones(n_widths))
     if cost_at(widths, cost, [w.sizes[0] for w in widths]) > target:
         for how in (allocate, uniform):
-            with pytest.raises(UsageError, match="more than that is left"):
+            with pytest.raises(UsageError, match="are left with the fewest neurons"):
                 how(widths, cost, target)
         return
     even, chosen = uniform(widths, cost, target), allocate(widths, cost, target)
