@@ -2,9 +2,10 @@
 
 In a plain fixed sequence the first failure is the last test. But the safest candidates are the most accurate of very
 many on the validation images, hence flattered by chance, and on the test images they disappoint more often than what
-comes behind them. So the order is entered twice: from its start and from its middle. Each entry brings half of the
-level, and whoever passes hands on what it was tested at; where nobody fails, the cheaper half is tested at the full
-level, as in a fixed sequence. What it costs is a stricter test of the dearer half, which has accuracy to spare.
+comes behind them. So the order is entered twice: at its start, with most of the level, and in its middle, with the
+rest. Whoever passes hands on what it was tested at; where nobody fails, the cheaper half is tested at the full level,
+as in a fixed sequence. What it costs is a slightly stricter test of the dearer half. Equal shares cost too much there:
+on the solar cells of the demo they stopped an order at 6 times faster that went on to 10 times.
 """
 
 from __future__ import annotations
@@ -46,17 +47,19 @@ def fallback(tests: Sequence[TestAt], alpha: float) -> Fallback:
         tests: from the safest candidate to the cheapest, each evaluated when called.
         alpha: level of the whole.
     """
-    entries = entry_places(len(tests))
+    shares = entries(len(tests))
     done: dict[int, DropTest] = {}
-    n_shares = 0
+    share = 0.0
     for place, test in enumerate(tests):
-        n_shares += place in entries
-        if n_shares:
-            done[place] = test(alpha * n_shares / len(entries))
-            n_shares = n_shares if done[place].passed else 0
+        share += shares.get(place, 0.0)
+        if share:
+            done[place] = test(alpha * share)
+            share = share if done[place].passed else 0.0
     return Fallback(tests=done)
 
 
-def entry_places(n: int) -> frozenset[int]:
-    """Where an order of ``n`` is entered: at its start, and in its middle if it is long enough for a fresh start."""
-    return frozenset({0, n // 2} if n >= defaults.MIN_ORDER_OF_TWO_ENTRIES else {0})
+def entries(n: int) -> dict[int, float]:
+    """Where an order of ``n`` is entered, and with which share of the level; a short one at its start alone."""
+    if n < defaults.MIN_ORDER_OF_TWO_ENTRIES:
+        return {0: 1.0}
+    return {0: defaults.FIRST_ENTRY, n // 2: 1 - defaults.FIRST_ENTRY}

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from prune_tool import defaults
 from prune_tool.frontier.certificate import test_drop as drop_test
-from prune_tool.frontier.fallback import entry_places, fallback
+from prune_tool.frontier.fallback import entries, fallback
 from prune_tool.records import Budget
 
 ALPHA = 0.05
+FIRST, FRESH = (ALPHA * share for share in (defaults.FIRST_ENTRY, 1 - defaults.FIRST_ENTRY))
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ def levels(p_values):
 
 
 def test_where_nobody_fails_the_cheaper_half_is_tested_at_the_full_level():
-    assert levels([0.001] * 6) == {0: ALPHA / 2, 1: ALPHA / 2, 2: ALPHA / 2, 3: ALPHA, 4: ALPHA, 5: ALPHA}
+    assert levels([0.001] * 6) == {0: FIRST, 1: FIRST, 2: FIRST, 3: ALPHA, 4: ALPHA, 5: ALPHA}
 
 
-def test_after_a_failure_nothing_is_looked_at_until_the_middle_and_that_has_half_of_the_level():
-    assert levels([0.001, 0.2, 0.001, 0.02, 0.02, 0.02]) == dict.fromkeys((0, 1, 3, 4, 5), ALPHA / 2)
-    assert levels([0.2, 0.001, 0.001, 0.03, 0.001, 0.001]) == {0: ALPHA / 2, 3: ALPHA / 2}
+def test_after_a_failure_nothing_is_looked_at_until_the_middle_and_that_has_the_rest_of_the_level():
+    assert levels([0.001, 0.2, 0.001, 0.01, 0.01, 0.01]) == {0: FIRST, 1: FIRST, 3: FRESH, 4: FRESH, 5: FRESH}
+    assert levels([0.2, 0.001, 0.001, 0.03, 0.001, 0.001]) == {0: FIRST, 3: FRESH}
 
 
 def test_a_level_that_is_lost_does_not_come_back():
@@ -52,7 +53,7 @@ def test_a_level_that_is_lost_does_not_come_back():
     ("p_values", "last"),
     [
         ([0.001, 0.001, 0.04, 0.04], 3),
-        ([0.2, 0.001, 0.02, 0.2], 2),
+        ([0.2, 0.001, 0.01, 0.2], 2),
         ([0.02, 0.2, 0.2, 0.001], 0),
         ([0.2, 0.001, 0.2, 0.001], None),
         ([], None),
@@ -64,7 +65,7 @@ def test_the_cheapest_that_passed_is_found(p_values, last):
 
 @given(st.integers(0, defaults.MIN_ORDER_OF_TWO_ENTRIES - 1))
 def test_a_short_order_is_entered_once_and_at_the_full_level(n):
-    assert entry_places(n) == {0}
+    assert entries(n) == {0: 1.0}
     assert set(levels([0.001] * n).values()) <= {ALPHA}
 
 

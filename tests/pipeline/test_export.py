@@ -123,7 +123,9 @@ def test_a_safest_candidate_that_fails_is_not_the_end_of_the_order(
     (first, _), *others = result.tested
     assert first.cost("latency") >= exported.built.candidate.cost("latency")
     assert others, "the order goes on in its middle"
-    assert levels == pytest.approx([0.025] * len(levels)), "each half of it, and the file itself, at half of the level"
+    first_level, *later = levels
+    assert first_level == pytest.approx(0.05 * defaults.FIRST_ENTRY)
+    assert later == pytest.approx([0.05 * (1 - defaults.FIRST_ENTRY)] * len(later)), "those after it, and the file"
     assert (result.certificate.state, result.certificate.confidence) == ("certified", 0.95)
     assert "with 95 % confidence" in result.sentence
     monkeypatch.undo()
