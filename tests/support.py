@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from prune_tool.pipeline.progress import Silent
+
 CLASSES = ("checks", "rows", "stripes")
 N_PER_CLASS = 70
 
@@ -190,3 +192,13 @@ def untimed(value: object) -> object:
     if isinstance(value, dict):
         return {key: untimed(part) for key, part in value.items() if key not in {"seconds", "timed", "latency_ms"}}
     return [untimed(part) for part in value] if isinstance(value, list) else value
+
+
+class Noted(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)

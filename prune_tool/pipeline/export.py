@@ -219,9 +219,9 @@ def _outcomes(
     job: Job, choices: Mapping[str, Choice], files: Mapping[str, Sequence[Shippable]], trial: Trial, folder: Path
 ) -> dict[str, Outcome]:
     """Every budget's order of tests, on the same test images."""
-    trials = {name: trial.of(choice.budget) for name, choice in choices.items()}
+    tests = {name: partial(trial.in_order, choice.budget) for name, choice in choices.items()}
     if all(files.values()):
-        return {name: by_files(job.workspace, files[name], trials=of) for name, of in trials.items()}
+        return {name: by_files(job.workspace, files[name], test=test) for name, test in tests.items()}
     candidates = [candidate for choice in choices.values() for candidate in choice.order]
     neurons = NeuronsOnTest(job.workspace, job.analysis, job.data, candidates)
     return {
@@ -229,7 +229,7 @@ def _outcomes(
             job.workspace,
             neurons,
             choice.order,
-            trials=trials[name],
+            test=tests[name],
             make=partial(job.make, choice.budget, job.terms.forms[0], folder=folder / name / "shipped"),
         )
         for name, choice in choices.items()

@@ -6,9 +6,9 @@ last week, reads the neurons of exactly that network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ from prune_tool.pipeline.reach import reach_of
 from prune_tool.pipeline.subject import NarrowForm, Subject
 from prune_tool.store.features import FeatureCache
 from prune_tool.store.fingerprint import fingerprint
-from prune_tool.store.kept import KeptFile
 from prune_tool.surgery.narrowing import Narrowed
 from prune_tool.task.images import ImageSource
 
@@ -62,26 +61,29 @@ class Calibration:
         how = repr((self.n_epochs, defaults.HEAL_RATE))
         return fingerprint(calibrated, how, *(hashes[row] for row in self.healing))
 
+    def images(self, rows: NDArray[np.int64], subject: Subject) -> Iterable[NDArray[np.float32]]:
+        """Batches of the images at some rows, as a subject takes them."""
+        return images_of(self.source, rows, subject.backbone.preprocessing)
+
 
 def reachable(
     subject: Subject, plans: Sequence[Plan], calibration: Calibration, cache: FeatureCache, progress: Progress
 ) -> list[Plan]:
     """The plans whose shares a subject's hidden widths can reach; of the others there is a note."""
-    return [
-        plan
-        for plan in plans
-        if _is_reached(subject, plan, cache.narrowing(_key(subject, plan, calibration)), progress)
-    ]
 
+    @lru_cache
+    def least(round_to: int) -> float:
+        return reach_of(subject.captured, round_to)
 
-def _is_reached(subject: Subject, plan: Plan, kept: KeptFile, progress: Progress) -> bool:
-    if kept.is_whole():  # it has been
-        return True
-    least = reach_of(subject.captured, plan.round_to)
-    if least > plan.share:
-        found = f"its hidden widths leave {100 * least:.0f} % at least"
-        progress.note(f"not narrowing {subject.trunk} to {100 * plan.share:g} % of the MACs: {found}")
-    return least <= plan.share
+    def is_reached(plan: Plan) -> bool:
+        if cache.narrowing(_key(subject, plan, calibration)).is_whole():  # it has been
+            return True
+        if (left := least(plan.round_to)) > plan.share:
+            found = f"its hidden widths leave {100 * left:.0f} % at least"
+            progress.note(f"not narrowing {subject.trunk} to {100 * plan.share:g} % of the MACs: {found}")
+        return left <= plan.share
+
+    return [plan for plan in plans if is_reached(plan)]
 
 
 def narrowed(
@@ -112,24 +114,9 @@ def narrowed(
         kept = [cache().narrowing(key) for key in keys]
         if all(file.is_whole() for file in kept):
             return
-        read = partial(images_of, calibration.source, preprocessing=subject.backbone.preprocessing)
-        narrower = Narrower(subject.captured, read(calibration.rows), seed=calibration.seed, progress=progress)
-
-        def healed(cuts: Mapping[str, Narrowed]) -> dict[str, Tensor]:
-            if not calibration.n_epochs:
-                return {}
-            found = heal(
-                subject.captured,
-                rebuild(subject.captured, cuts),
-                read,
-                calibration.healing,
-                n_epochs=calibration.n_epochs,
-                seed=calibration.seed,
-                progress=progress,
-            )
-            progress.note(f"healed: {found.before:.3f} of the neurons' variance was lost, {found.after:.3f} is now")
-            return found.weights
-
+        images = calibration.images(calibration.rows, subject)
+        narrower = Narrower(subject.captured, images, seed=calibration.seed, progress=progress)
+        healed = partial(_healed, subject, calibration, progress)
         for plan, file in zip(plans, kept, strict=True):
             file.ensure(partial(_write, narrower, plan, healed), subject.about)
 
@@ -149,6 +136,25 @@ def narrowed(
         replace(subject, narrow_form=NarrowForm(share=plan.share, fingerprint=key, make=graph_of(key)))
         for plan, key in zip(plans, keys, strict=True)
     )
+
+
+def _healed(
+    subject: Subject, calibration: Calibration, progress: Progress, cuts: Mapping[str, Narrowed]
+) -> dict[str, Tensor]:
+    """Weights of the narrowed network after healing; none where that was not asked for."""
+    if not calibration.n_epochs:
+        return {}
+    found = heal(
+        subject.captured,
+        rebuild(subject.captured, cuts),
+        partial(calibration.images, subject=subject),
+        calibration.healing,
+        n_epochs=calibration.n_epochs,
+        seed=calibration.seed,
+        progress=progress,
+    )
+    progress.note(f"healed: {found.before:.3f} of the neurons' variance was lost, {found.after:.3f} is now")
+    return found.weights
 
 
 def _key(subject: Subject, plan: Plan, calibration: Calibration) -> str:

@@ -19,7 +19,7 @@ from prune_tool import defaults
 from prune_tool.deploy.verify import Logits
 from prune_tool.errors import BudgetError
 from prune_tool.frontier.certificate import DropTest
-from prune_tool.frontier.fallback import Fallback, fallback
+from prune_tool.frontier.fallback import Fallback
 from prune_tool.pipeline.build import Shippable
 from prune_tool.pipeline.features import Features, FitData, Indices
 from prune_tool.pipeline.feeding import logits_of
@@ -31,26 +31,8 @@ T = TypeVar("T")
 
 Make = Callable[[Candidate, Path], Shippable]
 """Builds a candidate in a new folder of that path."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trials:
-    """Tests of one budget.
-
-    Attributes:
-        alpha: level of the whole order.
-        drop: tests predicted classes (n,) of the test images at a level.
-    """
-
-    alpha: float
-    drop: Callable[[Indices, float], DropTest]
-
-    def in_order(self, predictions: Sequence[Callable[[], Indices]]) -> Fallback:
-        """Test what is predicted, from safe to cheap; nothing is predicted that is not tested."""
-        return fallback([partial(self._one, predict) for predict in predictions], self.alpha)
-
-    def _one(self, predict: Callable[[], Indices], alpha: float) -> DropTest:
-        return self.drop(predict(), alpha)
+Test = Callable[[Sequence[Callable[[], Indices]]], Fallback]
+"""Tests what is predicted of the test images, classes (n,), from safe to cheap; what is not tested is not predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,19 +42,17 @@ class Outcome:
     Attributes:
         tested: candidates and the outcome of each one's test, safest first.
         shipped: the cheapest that passed; where none did, the cheapest of all.
-        level: what ``shipped`` was tested at; where none passed, that of the whole order.
         logits: (n_test, classes) of the shipped file itself.
     """
 
     tested: tuple[tuple[Candidate, DropTest], ...]
     shipped: Shippable
-    level: float
     logits: Logits
 
     @property
-    def none_passed(self) -> bool:
-        """Whether nothing may be claimed of what ships."""
-        return not any(test.passed for _, test in self.tested)
+    def passed(self) -> DropTest | None:
+        """The test that ``shipped`` passed in its turn; without one, nothing may be claimed of it."""
+        return next((test for _, test in reversed(self.tested) if test.passed), None)
 
 
 class NeuronsOnTest:
@@ -112,22 +92,21 @@ def by_neurons(
     neurons: NeuronsOnTest,
     order: Sequence[Candidate],
     *,
-    trials: Trials,
+    test: Test,
     make: Callable[[Candidate], Shippable],
 ) -> Outcome:
     """Test candidates by their neurons and build the one that ships."""
-    found = trials.in_order([partial(neurons.predict, candidate) for candidate in order])
+    found = test([partial(neurons.predict, candidate) for candidate in order])
     place = _shipped_place(found, order)
     shipped = make(order[place])
     return Outcome(
-        tested=tuple((order[i], test) for i, test in found.tests.items()),
+        tested=tuple((order[i], done) for i, done in found.tests.items()),
         shipped=shipped,
-        level=_level(found, trials),
         logits=logits_on_test(workspace, shipped),
     )
 
 
-def by_files(workspace: Workspace, files: Sequence[Shippable], *, trials: Trials) -> Outcome:
+def by_files(workspace: Workspace, files: Sequence[Shippable], *, test: Test) -> Outcome:
     """Test files, from safe to cheap, by their own predictions."""
     logits: dict[int, Logits] = {}
 
@@ -135,24 +114,19 @@ def by_files(workspace: Workspace, files: Sequence[Shippable], *, trials: Trials
         logits[place] = logits_on_test(workspace, files[place])
         return np.asarray(logits[place].argmax(axis=1))
 
-    found = trials.in_order([partial(predict, place) for place in range(len(files))])
+    found = test([partial(predict, place) for place in range(len(files))])
     place = _shipped_place(found, files)
     if place not in logits:
         predict(place)
     return Outcome(
-        tested=tuple((files[i].built.candidate, test) for i, test in found.tests.items()),
+        tested=tuple((files[i].built.candidate, done) for i, done in found.tests.items()),
         shipped=files[place],
-        level=_level(found, trials),
         logits=logits[place],
     )
 
 
 def _shipped_place(found: Fallback, order: Sequence[object]) -> int:
     return len(order) - 1 if found.last_passed is None else found.last_passed
-
-
-def _level(found: Fallback, trials: Trials) -> float:
-    return trials.alpha if found.last_passed is None else found.tests[found.last_passed].alpha
 
 
 def settle(workspace: Workspace, order: Sequence[Candidate], make: Make, folder: Path) -> list[Shippable]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,11 @@ from prune_tool import defaults
 from prune_tool.deploy import preprocess as graphs
 from prune_tool.deploy.verify import compare
 from prune_tool.frontier.certificate import DropTest, test_balanced_drop, test_drop
+from prune_tool.frontier.fallback import Fallback, fallback
 from prune_tool.pipeline.build import Built
 from prune_tool.pipeline.features import Indices
 from prune_tool.pipeline.feeding import logits_of
-from prune_tool.pipeline.sequence import Outcome, Trials
+from prune_tool.pipeline.sequence import Outcome
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Score
 from prune_tool.redundancy.held_out import score_of
@@ -37,9 +39,17 @@ class Trial:
     full: Indices
     confidence: float
 
-    def of(self, budget: Budget) -> Trials:
-        """Tests of a budget."""
-        return Trials(alpha=1 - self.confidence, drop=partial(self.drop, budget))
+    @property
+    def alpha(self) -> float:
+        """Level of a whole order of tests."""
+        return 1 - self.confidence
+
+    def in_order(self, budget: Budget, predictions: Sequence[Callable[[], Indices]]) -> Fallback:
+        """Test predicted classes (n_test,), from safe to cheap; what is not tested is not predicted."""
+        return fallback([partial(self._predicted, budget, predict) for predict in predictions], self.alpha)
+
+    def _predicted(self, budget: Budget, predict: Callable[[], Indices], alpha: float) -> DropTest:
+        return self.drop(budget, predict(), alpha)
 
     def drop(self, budget: Budget, kept: Indices, alpha: float) -> DropTest:
         """Test predicted classes ``kept (n_test,)`` against the full backbone's, at a level."""

@@ -23,6 +23,7 @@ from prune_tool.surgery.capture import capture
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.groups import find_groups
 from prune_tool.surgery.narrowing import narrow_graph
+from tests.support import Noted
 
 SIDE = 10
 
@@ -57,14 +58,6 @@ class Plain(nn.Module):
 
     def forward(self, images):
         return self.conv(images).mean((2, 3))
-
-
-class Noted(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 def images(n_batches=4, seed=0):

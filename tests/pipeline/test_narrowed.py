@@ -19,26 +19,15 @@ from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.build import parity_images
 from prune_tool.pipeline.export import export
 from prune_tool.pipeline.features import fit_data
-from prune_tool.pipeline.progress import Silent
 from prune_tool.pipeline.reach import reach_of
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Budget, Request, Trunk
 from prune_tool.store.atomic import write_json
 from prune_tool.surgery.capture import capture
 from prune_tool.surgery.cost import cost_of
-from tests.support import ask
+from tests.support import Noted, ask
 
 SHARE = 0.6
-
-
-class Noted(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")
