@@ -11,6 +11,7 @@ those already there; ``frontier.png`` and ``frontier.svg`` are drawn of all. ``-
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
@@ -21,18 +22,21 @@ from _frontier_report import draw, report
 from _pair_runs import measure_pairs, speed
 from _pairs import Pair, open_workspace, task
 
-from prune_tool import Budget, Workspace, export
+from prune_tool import Budget, Workspace, export_each
 from prune_tool.deploy.bench import Conditions, bench
-from prune_tool.errors import BudgetError
 from prune_tool.frontier.screen import front
 from prune_tool.pipeline.analyze import Analyzed, analyze, probe_near
+from prune_tool.pipeline.exported import Exported
 from prune_tool.pipeline.features import fit_data
 from prune_tool.pipeline.progress import Progress
-from prune_tool.pipeline.runs import read_analysis
+from prune_tool.store.layout import RunFolder
 
 NAME = "frontier"
 BATCH_SIZES = (1, 16)
 SECONDS = 20.0
+
+Row = dict[str, Any]
+Shipped = dict[str, tuple[RunFolder, Row]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +70,20 @@ def points(workspace: Workspace, found: Analyzed, axes: Axes) -> list[dict[str, 
     ]
 
 
-def ship(workspace: Workspace, found: Analyzed, axes: Axes, budget: Budget, model: Path, full: Path) -> dict[str, Any]:
-    """Export within ``budget``; what was shipped and how it was certified. Nothing is shipped where nothing is left."""
+def ship(
+    workspace: Workspace, found: Analyzed, axes: Axes, budgets: Sequence[Budget]
+) -> dict[str, tuple[RunFolder, Row]]:
+    """By budget: where the file within it is, what it is and how it was certified."""
     started = time.perf_counter()
-    try:
-        exported = export(workspace, found.run, budget=budget, taps=axes.taps)
-    except BudgetError as error:
-        return {"state": "nothing within the budget on validation images", "found": error.found}
-    copyfile(found.run.model, model)
-    copyfile(found.run.full, full)
+    places = export_each(workspace, found.run, budgets=budgets, taps=axes.taps)
+    seconds = time.perf_counter() - started
+    return {
+        exported.certificate.test.budget.spelled: (run, _row(found, exported) | {"export_s": seconds})
+        for run, exported in places.items()
+    }
+
+
+def _row(found: Analyzed, exported: Exported) -> Row:
     certificate, built = exported.certificate, exported.built
     return {
         "state": certificate.state,
@@ -82,10 +91,9 @@ def ship(workspace: Workspace, found: Analyzed, axes: Axes, budget: Budget, mode
         "full": certificate.test.full.accuracy,
         "kept": certificate.test.kept.accuracy,
         "n_test": certificate.test.full.n_images,
-        "macs_ratio": read_analysis(found.run).full.macs / built.candidate.macs,
+        "macs_ratio": found.analysis.full.macs / built.candidate.macs,
         "predicted_ms": built.candidate.latency_ms,
         "n_bytes": built.n_bytes,
-        "export_s": time.perf_counter() - started,
     }
 
 
@@ -105,12 +113,10 @@ def measure(pair: Pair, budgets: list[Budget], progress: Progress) -> dict[str, 
                 shared[opened] = (workspace, found, time.perf_counter() - started)
             workspace, found, seconds = shared[opened]
             searches[name] = {"analyze_s": seconds, "points": points(workspace, found, axes), "shipped": {}}
-            for budget in budgets:
-                model = work / f"{len(files)}.onnx"
-                shipped = ship(workspace, found, axes, budget, model, files["full"])
-                searches[name]["shipped"][budget.spelled] = shipped
-                if model.exists():
-                    files[f"{name} {budget.spelled}"] = model
+            for budget, (run, row) in ship(workspace, found, axes, budgets).items():
+                searches[name]["shipped"][budget] = row
+                files[f"{name} {budget}"] = Path(copyfile(run.model, work / f"{len(files)}.onnx"))
+                copyfile(run.full, files["full"])
         timed = bench(files, Conditions(batch_sizes=BATCH_SIZES, threads=(1,), seconds=SECONDS))
         for timing in timed.timings:
             name, _, budget = timing.contender.rpartition(" ")

@@ -6,6 +6,10 @@ SEED = 0
 N_DRAWS = 10
 """Random subsets drawn per layer. They differ by 1 to 2 points at small sizes: ten pin the mean to half a point."""
 
+N_DRAWS_ELSEWHERE = 4
+"""Most draws at other input sizes than the backbone's own and of narrowed trunks. Good networks are sought there, not
+the redundancy of layers, and large subsets differ little from draw to draw."""
+
 SPLIT_SHARES = {"train": 0.60, "val": 0.15, "test": 0.25}
 """Shares of the images where the data brings no split. The test share is the certificate's power, so it is large."""
 
@@ -48,8 +52,8 @@ TARGET_N_THREADS = 1
 OPSET = 20
 """ONNX opset of written files: new enough for GroupNorm and antialiased Resize, old enough for runtimes of 2024."""
 
-INPUT_SIZE_SHARES = (4 / 7, 3 / 7)
-"""Input sizes tried besides the backbone's own, as shares of it (224 px: 128 and 96). Below, small details go under."""
+INPUT_SIZE_SHARES = (5 / 7, 4 / 7, 3 / 7, 2 / 7)
+"""Input sizes tried besides the backbone's own, as shares of it (224 px: 160, 128, 96 and 64)."""
 
 INPUT_SIZE_STEP = 32
 """Input sizes are multiples of this many pixels, the stride of the deepest map of most backbones."""
@@ -84,6 +88,13 @@ SCREEN_SLACK = 0.02
 """Accuracy (0 to 1) by which a reading may fall short of the ridge frontier and still get a logistic probe: the two
 kinds of probe differ by about that much."""
 
+N_FLATTERY = 256
+"""Neurons of the probe that says how lucky the validation images are for a reading: enough to be about as accurate as
+all of it, and cheap to fit five times."""
+
+FLATTERY_RIDGE = 1e-1
+"""Strength of that probe, as in ``RIDGE_GRID``: the one that most readings choose at this size."""
+
 ROUND_TO = 8
 """Kept widths are rounded up to a multiple of this: vector units and tensor cores work in eights."""
 
@@ -97,6 +108,10 @@ FEATURE_BLOCK = 4096
 FIT_BYTES = 2**31
 """Bytes of training features that one logistic fit may hold as float64 (2 GiB): 131,072 images of 2,048 neurons. A
 float32 copy comes on top, half as large."""
+
+ENOUGH_VAL = 2**12
+"""Validation images from which on they alone choose: with 4,096, an accuracy of 85 % is known to half a point. Where
+there are fewer, training images judge in turn as well (cross-validation), for a fit more each turn."""
 
 MAX_VAL = 2**15
 """Most validation images that choices are made on: at 32,768 an accuracy is known to a quarter of a point."""

@@ -17,11 +17,12 @@ def near_front(
 ) -> list[int]:
     """Readings that no other beats by more than ``slack`` in accuracy at no more cost, cheapest first.
 
-    A reading's accuracy is its best mean over draws; its cost is the MACs of the network that ends at its cut. Of more
-    than ``most`` such readings, those stay that fall least short of the front, the most accurate one among them.
+    A reading's accuracy is its best mean over draws, less what flatters it; its cost is the MACs of the network that
+    ends at its cut. Of more than ``most`` such readings, those stay that fall least short of the front, the most
+    accurate one among them.
     """
     macs = np.array([m.macs for m in measured])
-    best = np.array([max(m.accuracy) for m in measured])
+    best = np.array([max(m.accuracy) - m.flattery for m in measured])
     order = np.lexsort((-best, macs))
     bar = np.maximum.accumulate(best[order])  # the best accuracy to be had at this cost or less
     short = bar - best[order]

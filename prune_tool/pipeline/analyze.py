@@ -16,7 +16,7 @@ from prune_tool.pipeline.compare import compare
 from prune_tool.pipeline.features import FitData, fit_data
 from prune_tool.pipeline.latency import time_readings
 from prune_tool.pipeline.measure import measure, readings_of
-from prune_tool.pipeline.probing import fit_probe, price_with_probe, probe_candidate
+from prune_tool.pipeline.probing import fit_probe, price_with_probe, probe_candidate, score_probe
 from prune_tool.pipeline.runs import Findings, RunRecord, describe_run, findings_key, read_findings, write_run
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Analysis, Candidate, Cost, Full, MeasuredReading, Search, TimedReadings
@@ -132,6 +132,7 @@ def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPr
     everything = {HEAD: np.arange(width)}
     with workspace.progress.stage("fitting the full backbone's probe"):
         probe = fit_probe(data, subject.trunk, everything)
+        val = score_probe(data, subject.trunk, everything, probe)
     price = price_with_probe(workspace, cost_of(subject.captured), everything)
     full = Full(
         input_size=subject.input_size,
@@ -139,17 +140,20 @@ def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPr
         macs=price.macs,
         n_params=price.n_params,
         n_bytes=price.n_bytes,
-        val=probe.score(data.judged(data.features.columns(subject.trunk, everything, data.val))),
+        val=val,
     )
     return full, probe
 
 
 def _measure_all(workspace: Workspace, data: FitData) -> tuple[MeasuredReading, ...]:
     work = [(subject, reading) for subject in workspace.subjects for reading in readings_of(subject)]
+    request = workspace.request
+    fewer = dataclasses.replace(request, n_draws=min(request.n_draws, defaults.N_DRAWS_ELSEWHERE))
     found = []
     with workspace.progress.stage("sweeping random subsets", len(work)) as advance:
         for subject, reading in work:
-            found.append(measure(subject, reading, data, workspace.request))
+            is_native = subject.trunk == workspace.native.trunk
+            found.append(measure(subject, reading, data, request if is_native else fewer))
             advance(1)
     return tuple(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from shutil import copyfile
@@ -141,10 +142,8 @@ def build(
         with replacing(folder.program) as partial:
             torch.export.save(program, partial)
         write_json(folder.labels, classes)
-    floor = order.budget.floor(analysis.full.val)
-    # half of what a candidate has to spare is for fewer bits, so that what was safe stays safe
-    aim = (floor + candidate.val.accuracy) / 2
-    transformer = Transformer(workspace, preprocessing, order.form, floor, aim)
+    spare = candidate.val.accuracy - order.budget.floor(analysis.full.val)
+    transformer = Transformer(workspace, preprocessing, order.form, spare)
     made = transformer.run(exported)
     copyfile(made.last.path, folder.model)
     if order.form.probabilities:
@@ -196,7 +195,8 @@ def quantise_full(workspace: Workspace, folder: RunFolder) -> Transformed:
     Raises:
         VerificationError: it does not say the same at every batch size and without optimisations.
     """
-    transformer = Transformer(workspace, workspace.native.backbone.preprocessing, Form(precision="int8"), floor=0.0)
+    form, preprocessing = Form(precision="int8"), workspace.native.backbone.preprocessing
+    transformer = Transformer(workspace, preprocessing, form, spare=math.inf)
     made = transformer.run(folder.full)
     copyfile(made.last.path, folder.full_int8)
     return made

@@ -116,6 +116,14 @@ def _extracted(workspace: Workspace, subjects: Sequence[Subject], indices: Indic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """A turn of cross-validation: rows that probes are fitted on, and the others, which judge them."""
+
+    fit: Indices
+    val: Indices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitData:
     """Neurons and labels of the images that choose: training and validation, never test.
 
@@ -124,6 +132,7 @@ class FitData:
         labels: (n,) int64.
         train, val: row numbers, ascending.
         fit: of ``train``, the rows that logistic probes are fitted on.
+        turns: further turns, in which training rows judge; none where ``val`` is enough, or memory is short.
         n_classes: of the task.
         metric: how correct predictions are counted.
     """
@@ -133,12 +142,13 @@ class FitData:
     train: Indices
     fit: Indices
     val: Indices
+    turns: tuple[Fold, ...]
     n_classes: int
     metric: Metric = "accuracy"
 
-    def judged(self, val: AnyFeatures) -> HeldOut:
-        """The validation images, seen through the features ``val (n_val, d)``."""
-        return HeldOut(val, self.labels[self.val], self.metric)
+    def judged(self, val: AnyFeatures, rows: Indices | None = None) -> HeldOut:
+        """Images that judge, by default the validation images, seen through their features ``val (n, d)``."""
+        return HeldOut(val, self.labels[self.val if rows is None else rows], self.metric)
 
 
 def fit_data(workspace: Workspace) -> FitData:
@@ -155,12 +165,23 @@ def _fit_data(workspace: Workspace) -> FitData:
         if len(used) < len(given):
             workspace.progress.note(f"logistic probes are {what} on {len(used):,} of {len(given):,} images")
     indices = np.union1d(splits.train, val)
+    is_whole = len(val) == len(splits.val) and len(fit) == len(splits.train)
     return FitData(
         features=Features(workspace, workspace.subjects, indices),
         labels=labels[indices],
         train=np.searchsorted(indices, splits.train),
         fit=np.searchsorted(indices, fit),
         val=np.searchsorted(indices, val),
+        turns=tuple(_turns(workspace, indices)) if is_whole else (),
         n_classes=len(workspace.source.classes),
         metric=workspace.request.metric,
     )
+
+
+def _turns(workspace: Workspace, indices: Indices) -> Iterator[Fold]:
+    """The splits' folds as rows of ``indices``. Images that narrowed trunks were made on judge nobody."""
+    for fold in workspace.splits.folds:
+        judging = np.setdiff1d(fold, workspace.calibrated)
+        if len(judging):
+            fit, val = np.setdiff1d(indices, fold), judging
+            yield Fold(fit=np.searchsorted(indices, fit), val=np.searchsorted(indices, val))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from prune_tool import defaults
 from prune_tool.pipeline.features import FitData
+from prune_tool.pipeline.flattery import flattery
 from prune_tool.pipeline.subject import Subject
 from prune_tool.records import MeasuredReading, Reading, Request
 from prune_tool.redundancy.measures import diffuse_redundancy
@@ -97,6 +98,7 @@ def measure(subject: Subject, reading: Reading, data: FitData, request: Request)
     sizes = size_grid(reading.width, defaults.N_SIZES)
     curve = sweep_draws(moments, data.judged(val), orders, sizes, defaults.RIDGE_GRID, device=request.device)
     redundancy = diffuse_redundancy(curve, defaults.DELTA)
+    few = prefix_subset(reading, subject, orders[0], min(reading.width, defaults.N_FLATTERY))
     cost = cost_of(subject.captured, kept_outputs(offered_neurons(reading, subject), subject))
     return MeasuredReading(
         reading=reading,
@@ -109,4 +111,5 @@ def measure(subject: Subject, reading: Reading, data: FitData, request: Request)
         critical_size_std=redundancy.critical.std,
         redundancy=redundancy.value,
         redundancy_nearest=diffuse_redundancy(curve, defaults.DELTA, strict=False).value,
+        flattery=flattery(data, reading.trunk, few, request.device),
     )

@@ -10,7 +10,7 @@ from prune_tool.pipeline.features import FitData
 from prune_tool.pipeline.measure import Subset, kept_outputs, moments_of, orders_of, prefix_subset
 from prune_tool.pipeline.sizing import float32_bytes
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Candidate, Reading, Trunk
+from prune_tool.records import Candidate, Reading, Score, Trunk
 from prune_tool.redundancy.logistic import LogisticProbe, choose_logistic
 from prune_tool.surgery.cost import Cost, cost_of
 
@@ -33,6 +33,24 @@ def fit_probe(
     return choose_logistic(train, data.labels[data.fit], data.judged(val), data.n_classes, strengths)
 
 
+def score_probe(data: FitData, trunk: Trunk, subset: Subset, probe: LogisticProbe) -> Score:
+    """What a probe is worth on the validation images, and probes of its strength on training images that had no part.
+
+    Args:
+        data: says which images take turns to judge.
+        trunk: what computes the neurons.
+        subset: per tap, the neurons that the probe reads.
+        probe: from ``fit_probe``; where the other fits begin.
+    """
+    scores = [probe.score(data.judged(data.features.columns(trunk, subset, data.val)))]
+    for turn in data.turns:
+        train, val = (data.features.columns(trunk, subset, rows) for rows in (turn.fit, turn.val))
+        held_out = data.judged(val, turn.val)
+        other = choose_logistic(train, data.labels[turn.fit], held_out, data.n_classes, (probe.strength,), start=probe)
+        scores.append(other.score(held_out))
+    return Score(n_correct=sum(s.n_correct for s in scores), n_images=sum(s.n_images for s in scores))
+
+
 def probe_candidate(
     workspace: Workspace,
     data: FitData,
@@ -44,7 +62,6 @@ def probe_candidate(
     """Fit and cost the subset of ``n_neurons`` of a reading (``number`` is its place in the analysis)."""
     subset = subset_of(workspace, data, reading, n_neurons)
     probe = fit_probe(data, reading.trunk, subset, strengths)
-    found = data.features.columns(reading.trunk, subset, data.val)
     price = price_of(workspace, data, reading, n_neurons)
     return Candidate(
         reading=number,
@@ -52,7 +69,7 @@ def probe_candidate(
         macs=price.macs,
         n_params=price.n_params,
         n_bytes=price.n_bytes,
-        val=probe.score(data.judged(found)),
+        val=score_probe(data, reading.trunk, subset, probe),
         strength=probe.strength,
     )
 

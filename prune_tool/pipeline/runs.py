@@ -22,7 +22,7 @@ from prune_tool.store.fingerprint import fingerprint
 from prune_tool.store.layout import RunFolder
 from prune_tool.task.preprocessing import Preprocessing
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 """Distributions that bring ONNX Runtime; a machine has one of them."""
 
@@ -97,7 +97,7 @@ def describe_run(workspace: Workspace) -> RunRecord:
 
 def _splits_fingerprint(workspace: Workspace) -> str:
     splits = workspace.splits
-    return fingerprint(splits.train, splits.val, splits.test)
+    return fingerprint(splits.train, splits.val, splits.test, *splits.folds)
 
 
 def versions() -> dict[str, str]:

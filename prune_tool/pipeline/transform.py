@@ -97,15 +97,12 @@ class Transformer:
         workspace: of the run.
         preprocessing: of the backbone at the files' input size.
         form: what ships.
-        floor: accuracy (0 to 1) on the validation images that a file must keep.
-        aim: accuracy that a file should keep, even if that takes more nodes in float; by default the floor.
+        spare: accuracy (0 to 1) that fewer bits may cost on the validation images; half of it they should not, so that
+            what was safe stays safe, even if that takes more nodes in float.
     """
 
-    def __init__(
-        self, workspace: Workspace, preprocessing: Preprocessing, form: Form, floor: float, aim: float | None = None
-    ) -> None:
-        self.workspace, self.preprocessing, self.form, self.floor = workspace, preprocessing, form, floor
-        self.aim = floor if aim is None else aim
+    def __init__(self, workspace: Workspace, preprocessing: Preprocessing, form: Form, spare: float) -> None:
+        self.workspace, self.preprocessing, self.form, self.spare = workspace, preprocessing, form, spare
         self.rows = workspace.splits.val
         self.labels = workspace.source.labels[self.rows]
 
@@ -200,13 +197,15 @@ class Transformer:
     def fewer_bits(self, step: Step, precision: Precision) -> tuple[Step, Stage, tuple[str, ...]]:
         """The first version that keeps what is aimed at, or else the most accurate that keeps the floor."""
         trial, path = step.path.with_name("trial.onnx"), step.path.with_name(f"{precision}.onnx")
+        before = self.score(step.logits).accuracy
+        floor, aim = (max(0.0, before - cost) for cost in (self.spare, self.spare / 2))
         best = verified = -1.0
         doubtful, kept = None, None
         for in_float in self.versions(step, trial, precision):
             logits = self.logits(trial, step.preprocess)
             score = self.score(logits)
             best = max(best, score.accuracy)
-            if score.accuracy < self.floor - 1e-12 or score.accuracy <= verified:
+            if score.accuracy < floor - 1e-12 or score.accuracy <= verified:
                 continue
             examples = self.examples(step.preprocess)
             try:
@@ -220,21 +219,21 @@ class Transformer:
                 step.logits,
                 logits,
                 gate="accuracy",
-                tolerance=self.floor,
+                tolerance=floor,
                 score=score,
                 alone=alone,
             )
             trial.replace(path)
             verified = score.accuracy
             kept = Step(path=path, preprocess=step.preprocess, logits=logits), stage, in_float
-            if verified >= self.aim - 1e-12:
+            if verified >= aim - 1e-12:
                 break
         if kept is not None:
             return kept
         if doubtful is not None:
             raise doubtful
         raise BudgetError(
-            asked=f"{quantise.STAGE}: {precision} that keeps {100 * self.floor:.1f} % validation accuracy",
+            asked=f"{quantise.STAGE}: {precision} that keeps {100 * floor:.1f} % validation accuracy",
             found=f"the best version reaches {100 * best:.1f} %, with up to half of its nodes in float",
             remedy="--precision fp32 keeps the budget",
         )

@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prune_tool import defaults
 from prune_tool.errors import ModelError, ProviderError, UsageError
@@ -111,17 +113,27 @@ class Workspace:
                 self.progress.note(f"not trying {size} px: {error.found}")
         return tuple(found)
 
+    @cached_property
+    def _calibration(self) -> Calibration:
+        """What narrowed trunks are made on."""
+        request, train = self.request, self.splits.train
+        rows = stratified(train, self.source.labels, request.n_calibration, request.seed)
+        return Calibration(source=self.source, rows=rows, seed=request.seed, healing=train, n_epochs=request.heal)
+
+    @property
+    def calibrated(self) -> NDArray[np.int64]:
+        """Training images that narrowed trunks were made on, so that they cannot tell what those do on others."""
+        if self.request.narrow == ():
+            return np.empty(0, np.int64)
+        return self._calibration.healing if self.request.heal else self._calibration.rows
+
     def _narrowed(self, subject: Subject) -> tuple[Subject, ...]:
-        request = self.request
+        request, calibration = self.request, self._calibration
         shares = defaults.NARROW_SHARES if request.narrow is None else request.narrow
         if not shares:
             return ()
-        rows = stratified(self.splits.train, self.source.labels, request.n_calibration, request.seed)
         # evenly: allocation by error was no more accurate on two backbones, and takes three times as long
         plans = [Plan(share=s, allocation="uniform", round_to=request.round_to) for s in shares]
-        calibration = Calibration(
-            source=self.source, rows=rows, seed=request.seed, healing=self.splits.train, n_epochs=request.heal
-        )
         if request.narrow is None:
             plans = reachable(subject, plans, calibration, self.cache, self.progress)
         return narrowed(subject, plans, calibration, lambda: self.cache, self.progress)

@@ -71,6 +71,8 @@ class MeasuredReading:
         critical_size_std: spread of that size over draws.
         redundancy: diffuse redundancy, 1 - critical_size / width (Nanda et al. 2023, Definition 1).
         redundancy_nearest: the same by the authors' scripts, which take the size nearest to the threshold, maybe below.
+        flattery: accuracy (0 to 1) by which the validation images flatter the reading, or wrong it where it is below 0,
+            as images that take turns to judge tell; 0 where none do.
     """
 
     reading: Reading
@@ -83,6 +85,7 @@ class MeasuredReading:
     critical_size_std: float
     redundancy: float
     redundancy_nearest: float
+    flattery: float = 0.0
 
     @property
     def accuracy(self) -> tuple[float, ...]:
@@ -95,7 +98,7 @@ class MeasuredReading:
 class Full:
     """The yardstick: the backbone as it came, penultimate layer, its own input size, a converged logistic probe.
 
-    ``n_bytes`` is the size of its file, as predicted for candidates.
+    ``n_bytes`` is the size of its file, as predicted for candidates; ``val`` its score, as theirs.
     """
 
     input_size: int
@@ -220,6 +223,11 @@ class Analysis:
     timed: TimedReadings | None = None
     comparisons: tuple[Comparison, ...] = ()
 
+    @property
+    def judged_in(self) -> Literal["validation", "cross-validation"]:
+        """Whether candidates were scored on the validation images alone, or training images took turns with them."""
+        return "validation" if self.full.val.n_images == self.measured[0].n_val else "cross-validation"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -230,8 +238,9 @@ class Candidate:
         n_neurons: subset size; the subset is the prefix of this length of draw 0 (or of the pivoted order).
         macs, n_params: of the sliced trunk and probe.
         n_bytes: predicted size of its file in float32.
-        val: validation score of its logistic probe.
-        strength: L2 strength of that probe, chosen on the same validation images.
+        val: score of its logistic probe on the validation images, and of probes of its strength, in turn, on training
+            images that they were not fitted on (see ``task.splits``).
+        strength: L2 strength of that probe, chosen on the validation images.
         latency_ms: predicted, a call on the request's target: measured on the reading's whole network and scaled by the
             multiply-accumulates that the subset leaves of it. None where latency was not measured.
         precision: of its file. Neurons are measured in float32; fewer bits are tried when files are written.

@@ -92,7 +92,12 @@ def fit_logistic(
 
 
 def choose_logistic(
-    train: Features, labels: Int64, val: HeldOut, n_classes: int, strengths: Iterable[float]
+    train: Features,
+    labels: Int64,
+    val: HeldOut,
+    n_classes: int,
+    strengths: Iterable[float],
+    start: LogisticProbe | None = None,
 ) -> LogisticProbe:
     """The probe of the strength with most correct predictions on ``val``, ties to the stronger.
 
@@ -102,7 +107,7 @@ def choose_logistic(
     ``fit_logistic``; no strength at all is a ``UsageError``.
     """
     problem = prepare(train, labels, n_classes)
-    fitted: LogisticProbe | None = None
+    fitted = start
     best: tuple[float, LogisticProbe] | None = None
     n_worse = 0
     for strength in sorted(strengths, reverse=True):

@@ -116,12 +116,12 @@ def frontier_chart(results: Results, cost: CostAxis) -> Chart:
     )
     best = f"{100 * max(levels):.1f} %"
     return Chart(
-        title=f"Validation {metric} against {cost.title}",
+        title=f"{analysis.judged_in.capitalize()} {metric} against {cost.title}",
         summary=f"{len(candidates)} candidates from {quantity(min(costs), cost.unit)} to"
         f" {quantity(max(costs[:-1]), cost.unit)}, the best at {best}; the full backbone has"
         f" {quantity(full_cost, cost.unit)} and {100 * full.val.accuracy:.1f} %",
         x=around(costs, title=f"{cost.title} (log scale)", unit=cost.unit, log=True),
-        y=around(levels, title=f"validation {metric}", unit="share"),
+        y=around(levels, title=f"{analysis.judged_in} {metric}", unit="share"),
         rules=tuple(rules),
         lines=(Line(points=_front(candidates, cost), tone="accent", step=True),),
         marks=tuple(marks),

@@ -155,7 +155,7 @@ def tiles(results: Results) -> tuple[Tile, ...]:
             Tile(
                 name=f"full backbone at {full.input_size} px",
                 value=f"{percent(full.val.accuracy)} %",
-                note=f"validation {figures.metric_name(results.record.request)}",
+                note=f"{results.analysis.judged_in} {figures.metric_name(results.record.request)}",
             ),
         )
     built, test = exported.built, exported.certificate.test

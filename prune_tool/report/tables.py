@@ -39,7 +39,7 @@ def analysis_tables(analyzed: Analyzed, *, nearest: bool = False) -> Sequence[Re
         (f"{record.model} on {record.data}", "bold"),
         f": {record.n_train:,} train, {record.n_val:,} val, {record.n_test:,} test images of {len(record.classes)}"
         f" classes ({record.splits}{_left_out(record)})\n"
-        f"full backbone at {full.input_size} px: {_metric(record.request)} {full.val} on validation, "
+        f"full backbone at {full.input_size} px: {_metric(record.request)} {full.val} in {analysis.judged_in}, "
         f"{full.macs / 1e6:,.0f} M MACs, {full.n_params / 1e6:.2f} M parameters",
     )
     where = Text(f"Written to {analyzed.run.path}")
@@ -114,7 +114,7 @@ def frontier_table(analysis: Analysis, candidates: Sequence[Candidate]) -> Table
     """Accuracy against cost of what could ship, cheapest first."""
     full = analysis.full
     table = _table(
-        "Frontier: converged probes on random subsets, validation accuracy",
+        f"Frontier: converged probes on random subsets, accuracy in {analysis.judged_in}",
         "cut", "neurons", "of", "acc. %", "of full %", *_cost_headers(analysis), "MACs (M)", "MACs -%", "params (M)",
     )  # fmt: skip
     for candidate in candidates:

@@ -37,7 +37,7 @@ ASCII = Glyphs(candidate="o", shipped="@", full="#", level=".", axis="-", corner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontierPlot:
-    """Validation accuracy against the first of ``cost_axes`` on a log scale; nothing where stdout is no terminal.
+    """Accuracy against the first of ``cost_axes`` on a log scale; nothing where stdout is no terminal.
 
     ``metric`` names what is counted: accuracy or balanced accuracy.
     """
@@ -77,7 +77,8 @@ class FrontierPlot:
     def _title(self, glyphs: Glyphs) -> Text:
         shipped = f"  {glyphs.shipped} shipped" if self.shipped else ""
         key = f"  {glyphs.candidate} candidates  {glyphs.full} full{shipped}"
-        return Text.assemble((f"Validation {self.metric} against {cost_axes(self.analysis)[0].name}", "bold"), key)
+        judged = self.analysis.judged_in.capitalize()
+        return Text.assemble((f"{judged} {self.metric} against {cost_axes(self.analysis)[0].name}", "bold"), key)
 
 
 def _row(axis: Axis, value: float) -> int:

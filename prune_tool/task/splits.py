@@ -1,5 +1,8 @@
 """Which images train the probe, which choose the network, and which certify it: three sets without a common image.
 
+Few validation images flatter what they choose. Where val was made here and is small, the training images can take turns
+with it: ``folds`` divides them into sets like val, each of which judges what was fitted to all others.
+
 A byte-identical copy counts as the same image. In splits that are made here copies stay together; in splits that the
 data gives, what is held out is believed and its copies leave the sets before it.
 """
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_tool.defaults import SPLIT_SHARES, VAL_SHARE_OF_TRAIN
+from prune_tool.defaults import ENOUGH_VAL, SPLIT_SHARES, VAL_SHARE_OF_TRAIN
 from prune_tool.errors import DataError
 from prune_tool.records import SPLITS, Split
 from prune_tool.task.images import ImageSource
@@ -30,6 +33,9 @@ class Splits:
         origin: how they came about, in one sentence.
         seed: of the random choices.
         n_duplicates_dropped: images left out because a set that is held out has a copy of them.
+        folds: disjoint parts of ``train``, each about as large as ``val``, that judge in turn as ``val`` does; none
+            where the data gives val itself (its images may belong together as only their owner knows) or where val has
+            ``defaults.ENOUGH_VAL`` images, and no more than make up that number.
     """
 
     train: Indices
@@ -38,6 +44,7 @@ class Splits:
     origin: str
     seed: int
     n_duplicates_dropped: int
+    folds: tuple[Indices, ...] = ()
 
 
 def split_images(source: ImageSource, seed: int, skip: Collection[int] = ()) -> Splits:
@@ -66,18 +73,21 @@ def split_images(source: ImageSource, seed: int, skip: Collection[int] = ()) -> 
     if set(given) <= {"train"}:
         sets = _carve(images, left, SPLIT_SHARES, seed)
         shares = ", ".join(f"{100 * share:.0f} % {split}" for split, share in SPLIT_SHARES.items())
-        return Splits(**sets, origin=f"made here, stratified by class: {shares}", seed=seed, n_duplicates_dropped=0)
+        origin = f"made here, stratified by class: {shares}"
+        return Splits(**sets, origin=origin, seed=seed, n_duplicates_dropped=0, folds=_folds(images, sets, seed))
     origin = "splits as the data gives them"
     if "test" not in given:
         given["test"] = given.pop("val")
         origin = "train as the data gives it, its val held out as test"
     kept = _without_copies(images, given)
     n_dropped = sum(map(len, given.values())) - sum(map(len, kept.values()))
+    folds: tuple[Indices, ...] = ()
     if "val" not in kept:
         kept |= _carve(images, kept["train"], {"train": 1 - VAL_SHARE_OF_TRAIN, "val": VAL_SHARE_OF_TRAIN}, seed)
         origin += f", {100 * VAL_SHARE_OF_TRAIN:.0f} % of train taken for val, stratified by class"
+        folds = _folds(images, kept, seed)
     _require_every_class(images, kept)
-    return Splits(**kept, origin=origin, seed=seed, n_duplicates_dropped=n_dropped)
+    return Splits(**kept, origin=origin, seed=seed, n_duplicates_dropped=n_dropped, folds=folds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +129,21 @@ def _carve(images: _Images, indices: Indices, shares: Mapping[str, float], seed:
             n = max(MIN_IMAGES, int(shares[split] * len(of_class) + 0.5))
             split_of[shuffled[:n]], shuffled = split, shuffled[n:]
     return {split: indices[split_of[member_of] == split] for split in SPLITS if split in shares}
+
+
+def _folds(images: _Images, sets: Mapping[Split, Indices], seed: int) -> tuple[Indices, ...]:
+    """Divide train into sets of about the size of val, class by class, copies together; as many as are needed."""
+    train, n_val = sets["train"], len(sets["val"])
+    n_folds = round(len(train) / n_val)
+    copies, first, member_of = np.unique(images.copy_of[train], return_index=True, return_inverse=True)
+    label_of = images.labels[train[first]]
+    rng = np.random.default_rng([seed, len(images.classes)])  # a class' own generator begins with its number
+    shuffled = rng.permutation(len(copies))
+    by_class = shuffled[np.argsort(label_of[shuffled], kind="stable")]
+    fold_of = np.empty(len(copies), np.int64)
+    fold_of[by_class] = np.arange(len(copies)) % max(1, n_folds)
+    n_needed = min(n_folds, -(-max(0, ENOUGH_VAL - n_val) // n_val))
+    return tuple(train[fold_of[member_of] == fold] for fold in range(n_needed))
 
 
 def _without_copies(images: _Images, given: Mapping[Split, Indices]) -> dict[Split, Indices]:

@@ -188,7 +188,11 @@ def test_int8_keeps_nodes_in_float_where_the_budget_needs_it(
     assert plain is not None
     wanted = (plain.n_correct + 1) / plain.n_images
     source = shutil.copy(run.full, tmp_path / "full.onnx")
-    transformer = Transformer(workspace, workspace.native.backbone.preprocessing, Form(precision="int8"), floor=wanted)
+    preprocessing = workspace.native.backbone.preprocessing
+    any_loss = Transformer(workspace, preprocessing, Form(precision="int8"), spare=1)
+    spare = any_loss.score(any_loss.logits(Path(source), "normalize")).accuracy - wanted
+    assert spare >= 0
+    transformer = Transformer(workspace, preprocessing, Form(precision="int8"), spare=spare)
     made = transformer.run(Path(source))
     assert made.in_float
     assert transformer.score(made.last.logits).accuracy >= wanted
@@ -200,7 +204,7 @@ def test_int8_keeps_nodes_in_float_where_the_budget_needs_it(
     assert set(kept) == {onnx.TensorProto.FLOAT}
     for precision in ("int8", "fp16"):
         (form,) = Form.parse_each("normalize", precision)
-        impossible = Transformer(workspace, workspace.native.backbone.preprocessing, form, floor=1.01)
+        impossible = Transformer(workspace, preprocessing, form, spare=-1.01)
         with pytest.raises(BudgetError, match="quantise") as caught:
             impossible.run(Path(source))
         assert "--precision fp32" in caught.value.remedy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_where_no_precision_keeps_the_accuracy_the_error_says_what_would(
     original = Transformer.fewer_bits
 
     def refuse(self: Transformer, *asked: Any) -> Any:
-        if self.floor == 0:  # the full backbone, which is quantised whatever its accuracy
+        if self.spare == inf:  # the full backbone, which is quantised whatever its accuracy
             return original(self, *asked)
         raise BudgetError(asked="int8", found="too little", remedy="fp32")
 

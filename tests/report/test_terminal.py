@@ -45,7 +45,7 @@ def plotted(results: Results, file: StringIO, width: int = 80) -> str:
 def test_the_frontier_fits_the_terminal_and_holds_every_candidate(results: Results, width: int) -> None:
     lines = plotted(results, Terminal(), width).splitlines()
     title, rows = " ".join(lines[: -HEIGHT - 2]), lines[-HEIGHT - 2 :]
-    assert "Validation accuracy against MACs" in title
+    assert "Cross-validation accuracy against MACs" in title
     assert max(map(len, rows)) <= min(width, WIDEST)
     grid = rows[:HEIGHT]
     marks = [(column, -row) for row, line in enumerate(grid) for column, char in enumerate(line) if char in "●◉"]
@@ -90,6 +90,6 @@ def test_the_command_shows_it_on_a_terminal(run: RunFolder) -> None:
     os.close(ours)
     assert process.returncode == 0
     text = re.sub(r"\x1b\[[\d;]*m", "", seen.decode())
-    assert "Validation accuracy against latency" in text
+    assert "Cross-validation accuracy against latency" in text
     assert "◉ shipped" in text
     assert "report.html" in text

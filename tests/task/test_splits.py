@@ -114,6 +114,41 @@ def test_a_lone_train_is_no_split(make_source):
     assert sets(split_images(source, 3)) == sets(split_images(make_source([0, 1] * 20), 3))
 
 
+@given(images(), st.integers(0, 5))
+def test_folds_divide_the_training_images_as_val_was_taken_from_them(make_source, made, seed):
+    """Every training image is in one fold, copies in the same, and no fold is larger than another by more than one."""
+    source = make_source(*made)
+    splits = split_images(source, seed)
+    assert sorted(np.concatenate(splits.folds).tolist()) == splits.train.tolist()
+    assert len(splits.folds) == round(len(splits.train) / len(splits.val))
+    contents = np.array(source.content_hashes())
+    distinct = [set(contents[fold]) for fold in splits.folds]
+    assert sum(map(len, distinct)) == len(set(contents[splits.train]))
+    sizes = [len(fold) for fold in distinct]
+    assert max(sizes) - min(sizes) <= 1
+    again = split_images(source, seed)
+    assert [fold.tolist() for fold in again.folds] == [fold.tolist() for fold in splits.folds]
+
+
+def test_folds_are_stratified(make_source):
+    labels = [0] * 200 + [1] * 40
+    splits = split_images(make_source(labels), 0)
+    counts = [np.bincount(np.array(labels)[fold]).tolist() for fold in splits.folds]
+    assert counts == [[30, 6]] * 4
+
+
+def test_enough_images_choose_without_folds(make_source, monkeypatch):
+    """There are as many folds as make up what is enough, and none where the data says which images judge."""
+    source = make_source([0, 1] * 200)  # 60 for val, four folds of 60
+    for enough, n_folds in ((60, 0), (61, 1), (180, 2), (181, 3), (10_000, 4)):
+        monkeypatch.setattr("prune_tool.task.splits.ENOUGH_VAL", enough)
+        assert len(split_images(source, 0).folds) == n_folds
+    given_test = make_source([0, 1] * 50, given=["train"] * 80 + ["test"] * 20)
+    assert len(split_images(given_test, 0).folds) == 4
+    given_val = make_source([0, 1] * 50, given=["train"] * 60 + ["val"] * 20 + ["test"] * 20)
+    assert split_images(given_val, 0).folds == ()
+
+
 def test_skipped_images_are_in_no_split(make_source):
     source = make_source([0, 1] * 20)
     skip = {0, 5, 39}
