@@ -72,8 +72,7 @@ class Task:
         """Accuracy of a file on the test images, and whether that proves the budget kept."""
         rows, preprocessing = self.workspace.splits.test, workspace.native.backbone.preprocessing
         kept = logits_of(workspace, rows, path, preprocessing, title="testing the file").argmax(axis=1)
-        test = self.trial.drop(self.budget, kept, self.trial.alpha)
-        certificate = certify(test, confidence=self.trial.confidence)
+        certificate = certify(self.trial.drop(self.budget, kept))
         return {"accuracy": certificate.test.kept.accuracy, "state": certificate.state}
 
     def is_met(self, val: Score) -> bool:

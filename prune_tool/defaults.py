@@ -35,14 +35,6 @@ POOL_DEPTH = 8
 CONFIDENCE = 0.95
 """One-sided confidence of the certificate."""
 
-MIN_ORDER_OF_TWO_ENTRIES = 4
-"""Candidates that an order of tests must have to be entered in its middle too. Of fewer, the middle is nearly the end,
-and part of the level would be kept back from the first for hardly anything."""
-
-FIRST_ENTRY = 0.75
-"""Share of the level that an order of tests begins with; the rest enters in its middle. Of 5 %, the first half is
-tested at 3.75, which asks for an eighth of a standard error more, and a fresh start at 1.25: sound files pass that."""
-
 TARGET_BATCH_SIZE = 1
 """Images a call that latency is measured at: a camera or a request brings one at a time."""
 

@@ -51,23 +51,25 @@ class Certificate:
         state: "certified"; "not met", the drop measured is itself beyond the budget; or "cannot certify", it is within,
             but there are too few images to be sure.
         test: the numbers behind it.
-        confidence: one-sided, that nothing certified of the budget is wrong. The test itself may be stricter: its level
-            is what the order of tests left it (``fallback``).
         drop_bound: upper confidence bound, at the test's ``1 - alpha``, of the accuracy drop in the budget's unit (a
             fraction of the full backbone's accuracy, or of all images), 0 to 1. It holds for a candidate fixed
             beforehand; that one was picked among several is accounted for in the budget's test alone, so ``sentence``
             leaves it out.
         n_images_needed: if "cannot certify", about how many test images the same rates would need to pass; otherwise,
             or where no number would do because the drop measured is exactly the budget, None.
-        after_failure: no candidate passed in its turn, so nothing may be claimed of this one, whatever its test says.
+        after_failure: the safest candidate failed, so nothing may be claimed of this one, whatever its test says.
     """
 
     state: State
     test: DropTest
-    confidence: float
     drop_bound: float
     n_images_needed: int | None
     after_failure: bool = False
+
+    @property
+    def confidence(self) -> float:
+        """One-sided, that nothing certified of the budget is wrong: of the test, and of the sequence it ends."""
+        return round(1 - self.test.alpha, 12)  # 0.95, not 0.9499999999999999556
 
     def sentence(self) -> str:
         """The finding in one sentence."""
@@ -155,13 +157,12 @@ def _judge(metric: Metric, evidence: ImageEvidence | ClassEvidence, budget: Budg
     )
 
 
-def certify(test: DropTest, *, confidence: float, after_failure: bool = False) -> Certificate:
+def certify(test: DropTest, *, after_failure: bool = False) -> Certificate:
     """Say what a test allows to be said.
 
     Args:
         test: of the file that ships.
-        confidence: of the whole order of tests that it was the last of.
-        after_failure: whether no candidate passed in its turn; then it is never "certified".
+        after_failure: whether the safest candidate failed already; then it is never "certified".
     """
     budget, alpha = test.budget, test.alpha
     certified = test.passed and not after_failure
@@ -171,7 +172,6 @@ def certify(test: DropTest, *, confidence: float, after_failure: bool = False) -
     return Certificate(
         state=state,
         test=test,
-        confidence=confidence,
         drop_bound=min(bound, budget.loss) if test.passed else bound,  # rounding up must not contradict the state
         n_images_needed=test.evidence.images_needed(budget, alpha) if unsure else None,
         after_failure=after_failure,

@@ -141,7 +141,7 @@ def cheapest_subset(
 def safe_to_cheap(eligible: Sequence[Candidate], last: Candidate, cost: Cost) -> list[Candidate]:
     """The order of testing: from the most accurate candidate down the front to ``last``, the cheapest.
 
-    It is settled on validation images alone, as testing in order (``fallback``) requires.
+    It is settled without the test images, as fixed-sequence testing requires.
     """
     dearer = [c for c in eligible if c.cost(cost) > last.cost(cost) and c.val.accuracy >= last.val.accuracy]
     return [*sorted(dearer, key=lambda c: c.cost(cost), reverse=True), last]

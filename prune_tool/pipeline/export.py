@@ -219,7 +219,7 @@ def _outcomes(
     job: Job, choices: Mapping[str, Choice], files: Mapping[str, Sequence[Shippable]], trial: Trial, folder: Path
 ) -> dict[str, Outcome]:
     """Every budget's order of tests, on the same test images."""
-    tests = {name: partial(trial.in_order, choice.budget) for name, choice in choices.items()}
+    tests = {name: partial(trial.drop, choice.budget) for name, choice in choices.items()}
     if all(files.values()):
         return {name: by_files(job.workspace, files[name], test=test) for name, test in tests.items()}
     candidates = [candidate for choice in choices.values() for candidate in choice.order]

@@ -19,7 +19,7 @@ from prune_tool import defaults
 from prune_tool.deploy.verify import Logits
 from prune_tool.errors import BudgetError
 from prune_tool.frontier.certificate import DropTest
-from prune_tool.frontier.fallback import Fallback
+from prune_tool.frontier.fixed_sequence import fixed_sequence
 from prune_tool.pipeline.build import Shippable
 from prune_tool.pipeline.features import Features, FitData, Indices
 from prune_tool.pipeline.feeding import logits_of
@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 Make = Callable[[Candidate, Path], Shippable]
 """Builds a candidate in a new folder of that path."""
-Test = Callable[[Sequence[Callable[[], Indices]]], Fallback]
-"""Tests what is predicted of the test images, classes (n,), from safe to cheap; what is not tested is not predicted."""
+Test = Callable[[Indices], DropTest]
+"""Tests predicted classes (n,) of the test images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ class Outcome:
     """What came of an order.
 
     Attributes:
-        tested: candidates and the outcome of each one's test, safest first.
-        shipped: the cheapest that passed; where none did, the cheapest of all.
+        tested: candidates and the outcome of each one's test, safest first; all but possibly the last passed.
+        shipped: the last that passed; where none did, the cheapest of all.
         logits: (n_test, classes) of the shipped file itself.
     """
 
@@ -50,9 +50,9 @@ class Outcome:
     logits: Logits
 
     @property
-    def passed(self) -> DropTest | None:
-        """The test that ``shipped`` passed in its turn; without one, nothing may be claimed of it."""
-        return next((test for _, test in reversed(self.tested) if test.passed), None)
+    def none_passed(self) -> bool:
+        """Whether the safest failed already, so that nothing may be claimed of what ships."""
+        return not self.tested[0][1].passed
 
 
 class NeuronsOnTest:
@@ -96,11 +96,10 @@ def by_neurons(
     make: Callable[[Candidate], Shippable],
 ) -> Outcome:
     """Test candidates by their neurons and build the one that ships."""
-    found = test([partial(neurons.predict, candidate) for candidate in order])
-    place = _shipped_place(found, order)
-    shipped = make(order[place])
+    tests = fixed_sequence(partial(_after, test, partial(neurons.predict, candidate)) for candidate in order)
+    shipped = make(order[_last_passed(tests)])
     return Outcome(
-        tested=tuple((order[i], done) for i, done in found.tests.items()),
+        tested=tuple(zip(order, tests, strict=False)),
         shipped=shipped,
         logits=logits_on_test(workspace, shipped),
     )
@@ -114,19 +113,24 @@ def by_files(workspace: Workspace, files: Sequence[Shippable], *, test: Test) ->
         logits[place] = logits_on_test(workspace, files[place])
         return np.asarray(logits[place].argmax(axis=1))
 
-    found = test([partial(predict, place) for place in range(len(files))])
-    place = _shipped_place(found, files)
+    tests = fixed_sequence(partial(_after, test, partial(predict, place)) for place in range(len(files)))
+    place = _last_passed(tests) % len(files)
     if place not in logits:
         predict(place)
     return Outcome(
-        tested=tuple((files[i].built.candidate, done) for i, done in found.tests.items()),
+        tested=tuple((file.built.candidate, done) for file, done in zip(files, tests, strict=False)),
         shipped=files[place],
         logits=logits[place],
     )
 
 
-def _shipped_place(found: Fallback, order: Sequence[object]) -> int:
-    return len(order) - 1 if found.last_passed is None else found.last_passed
+def _after(test: Test, predict: Callable[[], Indices]) -> DropTest:
+    return test(predict())
+
+
+def _last_passed(tests: Sequence[DropTest]) -> int:
+    """Place of the last that passed; -1, the cheapest of the whole order, where none did."""
+    return sum(test.passed for test in tests) - 1
 
 
 def settle(workspace: Workspace, order: Sequence[Candidate], make: Make, folder: Path) -> list[Shippable]:

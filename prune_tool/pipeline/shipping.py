@@ -84,9 +84,7 @@ def seal(
         LimitError: the certificate makes it larger than it may be.
     """
     built, kept = trial.agreed(outcome), outcome.logits.argmax(axis=1)
-    passed = outcome.passed
-    test = trial.drop(budget, kept, trial.alpha if passed is None else passed.alpha)
-    certificate = certify(test, confidence=trial.confidence, after_failure=passed is None)
+    certificate = certify(trial.drop(budget, kept), after_failure=outcome.none_passed)
     faster = outcome.shipped.faster or _faster(job.workspace, outcome.shipped)
     target = job.workspace.request.target
     # where precisions were chosen among, the candidate has its own cost already

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ from prune_tool import defaults
 from prune_tool.deploy import preprocess as graphs
 from prune_tool.deploy.verify import compare
 from prune_tool.frontier.certificate import DropTest, test_balanced_drop, test_drop
-from prune_tool.frontier.fallback import Fallback, fallback
 from prune_tool.pipeline.build import Built
 from prune_tool.pipeline.features import Indices
 from prune_tool.pipeline.feeding import logits_of
@@ -31,7 +28,7 @@ class Trial:
         workspace: of the run.
         labels: (n_test,) true classes.
         full: (n_test,) classes that the full backbone's file gives.
-        confidence: one-sided, that nothing certified of a budget is wrong.
+        confidence: one-sided, of every test.
     """
 
     workspace: Workspace
@@ -39,24 +36,12 @@ class Trial:
     full: Indices
     confidence: float
 
-    @property
-    def alpha(self) -> float:
-        """Level of a whole order of tests."""
-        return 1 - self.confidence
-
-    def in_order(self, budget: Budget, predictions: Sequence[Callable[[], Indices]]) -> Fallback:
-        """Test predicted classes (n_test,), from safe to cheap; what is not tested is not predicted."""
-        return fallback([partial(self._predicted, budget, predict) for predict in predictions], self.alpha)
-
-    def _predicted(self, budget: Budget, predict: Callable[[], Indices], alpha: float) -> DropTest:
-        return self.drop(budget, predict(), alpha)
-
-    def drop(self, budget: Budget, kept: Indices, alpha: float) -> DropTest:
-        """Test predicted classes ``kept (n_test,)`` against the full backbone's, at a level."""
+    def drop(self, budget: Budget, kept: Indices) -> DropTest:
+        """Test predicted classes ``kept (n_test,)`` against the full backbone's."""
         correct = self.full == self.labels, kept == self.labels
         if self.workspace.request.metric == "accuracy":
-            return test_drop(*correct, budget, alpha)
-        return test_balanced_drop(self.labels, *correct, budget, alpha)
+            return test_drop(*correct, budget, 1 - self.confidence)
+        return test_balanced_drop(self.labels, *correct, budget, 1 - self.confidence)
 
     def score(self, full: Path, title: str) -> Score:
         """Of another file of the full backbone."""

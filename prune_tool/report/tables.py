@@ -163,7 +163,7 @@ def export_tables(
     """What ``export`` wrote and proved."""
     table = _table(
         "Tested on untouched images, from safe to cheap",
-        *("cut", "neurons", "precision", "acc. %", "full %", "p", "level", "within budget"),
+        *("cut", "neurons", "precision", "acc. %", "full %", "p", "within budget"),
     )
     for candidate, test in exported.tested:
         table.add_row(
@@ -173,7 +173,6 @@ def export_tables(
             percent(test.kept.accuracy),
             percent(test.full.accuracy),
             f"{test.p_value:.4f}",
-            f"{test.alpha:.3g}",
             "certified" if test.passed else "no",
         )
     built, full = exported.built, analysis.full

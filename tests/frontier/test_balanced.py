@@ -47,11 +47,11 @@ def test_a_small_drop_of_many_images_is_certified_and_one_class_that_collapses_i
     labels = np.repeat([0, 1], [1000, 200])
     full = rng.random(1200) < 0.9
     kept = np.where(rng.random(1200) < 0.99, full, ~full)
-    fine = certify(drop_test(labels, full, kept, Budget.parse("5%"), ALPHA), confidence=1 - ALPHA)
+    fine = certify(drop_test(labels, full, kept, Budget.parse("5%"), ALPHA))
     assert fine.state == "certified"
     assert fine.drop_bound <= 0.05
     assert "balanced accuracy" in fine.sentence()
-    collapsed = certify(drop_test(labels, full, kept & (labels == 0), Budget.parse("5%"), ALPHA), confidence=1 - ALPHA)
+    collapsed = certify(drop_test(labels, full, kept & (labels == 0), Budget.parse("5%"), ALPHA))
     assert collapsed.state == "not met"
     assert collapsed.test.kept.accuracy < 0.5
 
@@ -68,7 +68,7 @@ def test_too_few_images_say_how_many_it_takes():
     full = np.repeat([True, True, False, True, False], [30, 1, 4, 12, 3])
     kept = np.repeat([True, False, False, True, False], [30, 1, 4, 12, 3])
     budget = Budget.parse("5%")
-    found = certify(drop_test(labels, full, kept, budget, ALPHA), confidence=1 - ALPHA)
+    found = certify(drop_test(labels, full, kept, budget, ALPHA))
     assert found.state == "cannot certify"
     assert found.n_images_needed is not None
 

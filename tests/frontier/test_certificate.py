@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from prune_tool.errors import DataError, UsageError
 from prune_tool.frontier import certificate
+from prune_tool.frontier.certificate import certify
 from prune_tool.frontier.paired import Null, p_value
 from prune_tool.records import Budget, Score
 
@@ -23,10 +24,6 @@ def scores(counts):
     """(kept, full) with these counts."""
     n_both, n_lost, n_won, _ = counts
     return tuple(Score(n_correct=n_both + n, n_images=sum(counts)) for n in (n_won, n_lost))
-
-
-def certify(test):
-    return certificate.certify(test, confidence=1 - ALPHA)
 
 
 def drop(counts, budget, alpha=ALPHA):

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import prune_tool
-from prune_tool import defaults
 from prune_tool.deploy.bench import Conditions
 from prune_tool.errors import BudgetError, RunError, UsageError
 from prune_tool.frontier.certificate import DropTest
@@ -102,32 +101,28 @@ def test_candidates_are_tested_from_safe_to_cheap(exported: Exported) -> None:
     tested = [candidate for candidate, _ in exported.tested]
     costs = [c.cost("latency") for c in tested]
     assert costs == sorted(costs, reverse=True)
-    levels = [test.alpha for _, test in exported.tested]
-    assert max(levels) <= 1 - exported.certificate.confidence
-    assert exported.certificate.test.alpha in levels
+    outcomes = [test.passed for _, test in exported.tested]
+    assert all(outcomes[:-1])
+    assert {test.alpha for _, test in exported.tested} == {exported.certificate.test.alpha}
+    assert exported.certificate.confidence == 0.95
     assert exported.built.candidate.network == [c for c, test in exported.tested if test.passed][-1].network
 
 
-def test_a_safest_candidate_that_fails_is_not_the_end_of_the_order(
+def test_nothing_is_claimed_once_the_safest_candidate_fails(
     workspace: Workspace, analyzed: Analyzed, exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, levels = Trial.drop, []
+    original, tried = Trial.drop, []
 
-    def unlucky_at_first(self: Trial, budget: Budget, kept: Indices, alpha: float) -> DropTest:
-        levels.append(alpha)
-        return replace(original(self, budget, kept, alpha), p_value=0.01 if levels[1:] else 1.0)
+    def unlucky_at_first(self: Trial, budget: Budget, kept: Indices) -> DropTest:
+        tried.append(kept)
+        return replace(original(self, budget, kept), p_value=0.01 if tried[1:] else 1.0)
 
     monkeypatch.setattr(Trial, "drop", unlucky_at_first)
-    monkeypatch.setattr(defaults, "MIN_ORDER_OF_TWO_ENTRIES", 2)
     result = export(workspace, analyzed.run, budget=Budget.parse("0.2"))
-    (first, _), *others = result.tested
-    assert first.cost("latency") >= exported.built.candidate.cost("latency")
-    assert others, "the order goes on in its middle"
-    first_level, *later = levels
-    assert first_level == pytest.approx(0.05 * defaults.FIRST_ENTRY)
-    assert later == pytest.approx([0.05 * (1 - defaults.FIRST_ENTRY)] * len(later)), "those after it, and the file"
-    assert (result.certificate.state, result.certificate.confidence) == ("certified", 0.95)
-    assert "with 95 % confidence" in result.sentence
+    assert len(result.tested) == 1, "the order ends there"
+    assert len(tried) == 2, "and the file itself is tested for the record"
+    assert result.certificate.state == "cannot certify"
+    assert "a safer candidate failed" in result.sentence
     monkeypatch.undo()
     export(workspace, analyzed.run, budget=Budget.parse("0.2"))  # put the shared run back
 

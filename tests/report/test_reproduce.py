@@ -150,7 +150,7 @@ def test_export_and_bench_are_repeated_as_they_were(results: Results) -> None:
     assert bench == f"prune-tool bench {run} --batch 1,2 --threads 1"
     assert report == f"prune-tool report {run}"
     test = results.exported.certificate.test
-    points = replace(test, budget=Budget.parse("5pp"), alpha=0.005)
-    certificate = replace(results.exported.certificate, test=points, confidence=0.99)
+    points = replace(test, budget=Budget.parse("5pp"), alpha=0.01)
+    certificate = replace(results.exported.certificate, test=points)
     restricted = replace(results, exported=replace(results.exported, certificate=certificate, taps="last"), bench=None)
     assert commands(restricted)[1] == f"prune-tool export {run} --budget 5pp --taps last --confidence 0.99"
