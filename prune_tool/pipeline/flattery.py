@@ -37,16 +37,16 @@ def flattery(data: FitData, trunk: Trunk, subset: Subset, device: str) -> float:
     if not data.turns:
         return 0.0
     turns = (Fold(fit=data.train, val=data.val), *data.turns)
-    n_correct = np.array([_n_correct(data, trunk, subset, turn, device) for turn in turns])
+    neurons = data.features.columns(trunk, subset, np.arange(len(data.labels)))
+    n_correct = np.array([_n_correct(data, neurons, turn, device) for turn in turns])
     n_images = np.array([len(turn.val) for turn in turns])
     return float(n_correct[0] / n_images[0] - n_correct.sum() / n_images.sum())
 
 
-def _n_correct(data: FitData, trunk: Trunk, subset: Subset, turn: Fold, device: str) -> float:
-    n_neurons = sum(map(len, subset.values()))
-    moments = MomentsAccumulator(n_neurons, data.n_classes)
-    moments.update(data.features.columns(trunk, subset, turn.fit), data.labels[turn.fit])
-    held_out = data.judged(data.features.columns(trunk, subset, turn.val), turn.val)
-    everything, size = np.arange(n_neurons), np.array([n_neurons])
+def _n_correct(data: FitData, neurons: NDArray[np.float32], turn: Fold, device: str) -> float:
+    moments = MomentsAccumulator(neurons.shape[1], data.n_classes)
+    moments.update(neurons[turn.fit], data.labels[turn.fit])
+    held_out = data.judged(neurons[turn.val], turn.val)
+    everything, size = np.arange(neurons.shape[1]), np.array([neurons.shape[1]])
     [n_correct] = sweep(moments.freeze(), held_out, everything, size, defaults.FLATTERY_RIDGE, device)
     return float(n_correct)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,20 +70,16 @@ def reachable(
     subject: Subject, plans: Sequence[Plan], calibration: Calibration, cache: FeatureCache, progress: Progress
 ) -> list[Plan]:
     """The plans whose shares a subject's hidden widths can reach; of the others there is a note."""
-
-    @lru_cache
-    def least(round_to: int) -> float:
-        return reach_of(subject.captured, round_to)
-
-    def is_reached(plan: Plan) -> bool:
-        if cache.narrowing(_key(subject, plan, calibration)).is_whole():  # it has been
-            return True
-        if (left := least(plan.round_to)) > plan.share:
-            found = f"its hidden widths leave {100 * left:.0f} % at least"
-            progress.note(f"not narrowing {subject.trunk} to {100 * plan.share:g} % of the MACs: {found}")
-        return left <= plan.share
-
-    return [plan for plan in plans if is_reached(plan)]
+    unknown = [plan for plan in plans if not cache.narrowing(_key(subject, plan, calibration)).is_whole()]
+    least = {n: reach_of(subject.captured, n) for n in {plan.round_to for plan in unknown}}
+    beyond = [plan for plan in unknown if least[plan.round_to] > plan.share]
+    if beyond:
+        shares = " or ".join(f"{100 * plan.share:g} %" for plan in beyond)
+        left = 100 * min(least.values())
+        progress.note(
+            f"not narrowing {subject.trunk} to {shares} of the MACs: its hidden widths leave {left:.0f} % at least"
+        )
+    return [plan for plan in plans if plan not in beyond]
 
 
 def narrowed(

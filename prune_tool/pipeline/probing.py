@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from prune_tool import defaults
 from prune_tool.pipeline.features import FitData
 from prune_tool.pipeline.measure import Subset, kept_outputs, moments_of, orders_of, prefix_subset
@@ -42,11 +44,14 @@ def score_probe(data: FitData, trunk: Trunk, subset: Subset, probe: LogisticProb
         subset: per tap, the neurons that the probe reads.
         probe: from ``fit_probe``; where the other fits begin.
     """
-    scores = [probe.score(data.judged(data.features.columns(trunk, subset, data.val)))]
+    rows = np.arange(len(data.labels)) if data.turns else data.val
+    neurons = data.features.columns(trunk, subset, rows)  # read once for all turns
+    scores = [probe.score(data.judged(neurons[np.searchsorted(rows, data.val)]))]
     for turn in data.turns:
-        train, val = (data.features.columns(trunk, subset, rows) for rows in (turn.fit, turn.val))
-        held_out = data.judged(val, turn.val)
-        other = choose_logistic(train, data.labels[turn.fit], held_out, data.n_classes, (probe.strength,), start=probe)
+        held_out = data.judged(neurons[turn.val], turn.val)
+        other = choose_logistic(
+            neurons[turn.fit], data.labels[turn.fit], held_out, data.n_classes, (probe.strength,), start=probe
+        )
         scores.append(other.score(held_out))
     return Score(n_correct=sum(s.n_correct for s in scores), n_images=sum(s.n_images for s in scores))
 

@@ -128,10 +128,11 @@ class Workspace:
         return self._calibration.healing if self.request.heal else self._calibration.rows
 
     def _narrowed(self, subject: Subject) -> tuple[Subject, ...]:
-        request, calibration = self.request, self._calibration
+        request = self.request
         shares = defaults.NARROW_SHARES if request.narrow is None else request.narrow
         if not shares:
             return ()
+        calibration = self._calibration
         # evenly: allocation by error was no more accurate on two backbones, and takes three times as long
         plans = [Plan(share=s, allocation="uniform", round_to=request.round_to) for s in shares]
         if request.narrow is None:
