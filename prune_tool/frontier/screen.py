@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ def near_front(
 
     A reading's accuracy is its best mean over draws, less what flatters it; its cost is the MACs of the network that
     ends at its cut. Of more than ``most`` such readings, those stay that fall least short of the front, the most
-    accurate one among them.
+    accurate one among them. The most accurate of every trunk is kept besides, whatever others cost: ridge accuracy does
+    not tell well who keeps all of it, and for a small budget only they will do.
     """
     macs = np.array([m.macs for m in measured])
     best = np.array([max(m.accuracy) - m.flattery for m in measured])
@@ -27,7 +28,15 @@ def near_front(
     bar = np.maximum.accumulate(best[order])  # the best accuracy to be had at this cost or less
     short = bar - best[order]
     near = sorted(np.flatnonzero(short <= slack), key=lambda i: (short[i], -best[order[i]]))[:most]
-    return [int(order[i]) for i in sorted(near)]
+    kept = {*order[near].tolist(), *_most_accurate(measured, best)}
+    return [int(i) for i in order if i in kept]
+
+
+def _most_accurate(measured: Sequence[MeasuredReading], accuracy: NDArray[np.float64]) -> Iterator[int]:
+    """The place of the most accurate reading of each trunk."""
+    trunks = [m.reading.trunk for m in measured]
+    for trunk in dict.fromkeys(trunks):
+        yield max((i for i, own in enumerate(trunks) if own == trunk), key=lambda i: float(accuracy[i]))
 
 
 def front(candidates: Sequence[Candidate], cost: Cost) -> list[Candidate]:

@@ -4,9 +4,9 @@ from prune_tool.frontier.screen import near_front
 from prune_tool.records import MeasuredReading, Reading, Trunk
 
 
-def measured(macs: int, n_correct: int, flattery: float = 0.0) -> MeasuredReading:
+def measured(macs: int, n_correct: int, flattery: float = 0.0, input_size: int = 32) -> MeasuredReading:
     """A reading of one neuron, judged on a hundred images."""
-    reading = Reading(trunk=Trunk(input_size=32), kind="layer", taps=(str(macs),), n_per_tap=(1,))
+    reading = Reading(trunk=Trunk(input_size=input_size), kind="layer", taps=(str(macs),), n_per_tap=(1,))
     return MeasuredReading(
         reading=reading,
         macs=macs,
@@ -39,3 +39,9 @@ def test_what_flatters_a_reading_is_taken_off_before_it_is_compared():
     assert near_front([lucky, sound], slack=0, most=1) == [1]
     assert near_front([replace(lucky, flattery=0.0), sound], slack=0, most=1) == [0]
     assert near_front([lucky, replace(sound, flattery=-0.01), measured(3, 88)], slack=0) == [0, 1]
+
+
+def test_the_most_accurate_of_every_trunk_is_kept_whatever_others_cost():
+    cheap, dear = [measured(1, 90), measured(2, 80)], [measured(3, 85, input_size=64), measured(4, 84, input_size=64)]
+    assert near_front([*cheap, *dear], slack=0.01, most=1) == [0, 2]
+    assert near_front([*dear, *cheap], slack=0.01, most=1) == [2, 0]
