@@ -82,7 +82,7 @@ def _panel(axes: Axes, name: str, pair: Pair) -> None:
     best = 100 * max(point["val"] for search in STYLES for point in pair["searches"][search]["points"])
     low = 100 * min(point["val"] for search in STYLES for point in pair["searches"][search]["points"])
     axes.set(
-        title=title(name), xscale="log", xlabel="times faster than full (predicted)", ylabel="(cross-)validated accuracy, %"
+        title=title(name), xscale="log", xlabel="times faster than full (predicted)", ylabel="validated accuracy, %"
     )
     axes.set_ylim(max(low, best - 25) - 1, best + 1)
     ticks = [tick for tick in (1, 2, 3, 5, 8, 12, 20, 30) if tick <= max(axes.get_xlim())]

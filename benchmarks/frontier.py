@@ -70,9 +70,7 @@ def points(workspace: Workspace, found: Analyzed, axes: Axes) -> list[dict[str, 
     ]
 
 
-def ship(
-    workspace: Workspace, found: Analyzed, axes: Axes, budgets: Sequence[Budget]
-) -> dict[str, tuple[RunFolder, Row]]:
+def ship(workspace: Workspace, found: Analyzed, axes: Axes, budgets: Sequence[Budget]) -> Shipped:
     """By budget: where the file within it is, what it is and how it was certified."""
     started = time.perf_counter()
     places = export_each(workspace, found.run, budgets=budgets, taps=axes.taps)
