@@ -116,7 +116,7 @@ def _extracted(workspace: Workspace, subjects: Sequence[Subject], indices: Indic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fold:
+class Turn:
     """A turn of cross-validation: rows that probes are fitted on, and the others, which judge them."""
 
     fit: Indices
@@ -142,7 +142,7 @@ class FitData:
     train: Indices
     fit: Indices
     val: Indices
-    turns: tuple[Fold, ...]
+    turns: tuple[Turn, ...]
     n_classes: int
     metric: Metric = "accuracy"
 
@@ -178,10 +178,10 @@ def _fit_data(workspace: Workspace) -> FitData:
     )
 
 
-def _turns(workspace: Workspace, indices: Indices) -> Iterator[Fold]:
+def _turns(workspace: Workspace, indices: Indices) -> Iterator[Turn]:
     """The splits' folds as rows of ``indices``. Images that narrowed trunks were made on judge nobody."""
     for fold in workspace.splits.folds:
         judging = np.setdiff1d(fold, workspace.calibrated)
         if len(judging):
             fit, val = np.setdiff1d(indices, fold), judging
-            yield Fold(fit=np.searchsorted(indices, fit), val=np.searchsorted(indices, val))
+            yield Turn(fit=np.searchsorted(indices, fit), val=np.searchsorted(indices, val))

@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_tool import defaults
-from prune_tool.pipeline.features import FitData, Fold
+from prune_tool.pipeline.features import FitData, Indices, Turn
 from prune_tool.records import Trunk
 from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.sweep import sweep
 
-Subset = Mapping[str, NDArray[np.int64]]
 
-
-def flattery(data: FitData, trunk: Trunk, subset: Subset, device: str) -> float:
+def flattery(data: FitData, trunk: Trunk, subset: Mapping[str, Indices], device: str) -> float:
     """Accuracy (0 to 1) of a subset's ridge probe on the validation images, less that on all images that take turns.
 
     Args:
@@ -36,14 +34,14 @@ def flattery(data: FitData, trunk: Trunk, subset: Subset, device: str) -> float:
     """
     if not data.turns:
         return 0.0
-    turns = (Fold(fit=data.train, val=data.val), *data.turns)
+    turns = (Turn(fit=data.train, val=data.val), *data.turns)
     neurons = data.features.columns(trunk, subset, np.arange(len(data.labels)))
     n_correct = np.array([_n_correct(data, neurons, turn, device) for turn in turns])
     n_images = np.array([len(turn.val) for turn in turns])
     return float(n_correct[0] / n_images[0] - n_correct.sum() / n_images.sum())
 
 
-def _n_correct(data: FitData, neurons: NDArray[np.float32], turn: Fold, device: str) -> float:
+def _n_correct(data: FitData, neurons: NDArray[np.float32], turn: Turn, device: str) -> float:
     moments = MomentsAccumulator(neurons.shape[1], data.n_classes)
     moments.update(neurons[turn.fit], data.labels[turn.fit])
     held_out = data.judged(neurons[turn.val], turn.val)

@@ -44,9 +44,10 @@ def score_probe(data: FitData, trunk: Trunk, subset: Subset, probe: LogisticProb
         subset: per tap, the neurons that the probe reads.
         probe: from ``fit_probe``; where the other fits begin.
     """
-    rows = np.arange(len(data.labels)) if data.turns else data.val
-    neurons = data.features.columns(trunk, subset, rows)  # read once for all turns
-    scores = [probe.score(data.judged(neurons[np.searchsorted(rows, data.val)]))]
+    scores = [probe.score(data.judged(data.features.columns(trunk, subset, data.val)))]
+    if not data.turns:
+        return scores[0]
+    neurons = data.features.columns(trunk, subset, np.arange(len(data.labels)))  # read once for all turns
     for turn in data.turns:
         held_out = data.judged(neurons[turn.val], turn.val)
         other = choose_logistic(

@@ -99,6 +99,14 @@ class _Images:
     labels: Indices
     copy_of: Indices
 
+    def distinct(self, indices: Indices) -> tuple[Indices, Indices]:
+        """Classes (m,) of the distinct images among ``indices`` (n,), and which of those each of them shows (n,).
+
+        A set of copies counts for the class of its first image.
+        """
+        _, first, shown = np.unique(self.copy_of[indices], return_index=True, return_inverse=True)
+        return self.labels[indices[first]], shown
+
 
 def _given(source: ImageSource, left: Indices) -> dict[Split, Indices]:
     """The splits that the data gives, of the images that are left; empty if it gives none."""
@@ -116,34 +124,33 @@ def _given(source: ImageSource, left: Indices) -> dict[Split, Indices]:
 def _carve(images: _Images, indices: Indices, shares: Mapping[str, float], seed: int) -> dict[Split, Indices]:
     """Divide ``indices`` (n,) by ``shares``, class by class; train gets what the others leave.
 
-    Copies move as one, so shares are of distinct images. A set of copies counts for the class of its first image.
+    Copies move as one, so shares are of distinct images.
     """
-    copies, first, member_of = np.unique(images.copy_of[indices], return_index=True, return_inverse=True)
-    split_of = np.full(len(copies), "train", dtype="U5")
+    label_of, shown = images.distinct(indices)
+    split_of = np.full(len(label_of), "train", dtype="U5")
     for label, name in enumerate(images.classes):
-        of_class = np.flatnonzero(images.labels[indices[first]] == label)
+        of_class = np.flatnonzero(label_of == label)
         if len(of_class) < MIN_IMAGES * len(shares):
             raise _too_few(images.name, name, f"{len(of_class)} distinct images", MIN_IMAGES * len(shares))
         shuffled = np.random.default_rng([seed, label]).permutation(of_class)
         for split in (split for split in shares if split != "train"):
             n = max(MIN_IMAGES, int(shares[split] * len(of_class) + 0.5))
             split_of[shuffled[:n]], shuffled = split, shuffled[n:]
-    return {split: indices[split_of[member_of] == split] for split in SPLITS if split in shares}
+    return {split: indices[split_of[shown] == split] for split in SPLITS if split in shares}
 
 
 def _folds(images: _Images, sets: Mapping[Split, Indices], seed: int) -> tuple[Indices, ...]:
     """Divide train into sets of about the size of val, class by class, copies together; as many as are needed."""
     train, n_val = sets["train"], len(sets["val"])
     n_folds = round(len(train) / n_val)
-    copies, first, member_of = np.unique(images.copy_of[train], return_index=True, return_inverse=True)
-    label_of = images.labels[train[first]]
+    label_of, shown = images.distinct(train)
     rng = np.random.default_rng([seed, len(images.classes)])  # a class' own generator begins with its number
-    shuffled = rng.permutation(len(copies))
+    shuffled = rng.permutation(len(label_of))
     by_class = shuffled[np.argsort(label_of[shuffled], kind="stable")]
-    fold_of = np.empty(len(copies), np.int64)
-    fold_of[by_class] = np.arange(len(copies)) % max(1, n_folds)
-    n_needed = min(n_folds, -(-max(0, ENOUGH_VAL - n_val) // n_val))
-    return tuple(train[fold_of[member_of] == fold] for fold in range(n_needed))
+    fold_of = np.empty(len(label_of), np.int64)
+    fold_of[by_class] = np.arange(len(label_of)) % max(1, n_folds)
+    n_needed = -(-ENOUGH_VAL // n_val) - 1  # val is the first of as many as make up the number
+    return tuple(train[fold_of[shown] == fold] for fold in range(min(n_folds, n_needed)))
 
 
 def _without_copies(images: _Images, given: Mapping[Split, Indices]) -> dict[Split, Indices]:
