@@ -48,7 +48,7 @@ NAME = "alternatives"
 BATCH_SIZES = (1, 16)
 SECONDS = 20.0
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5)
-TRAINED_RATIOS = (0.3, 0.5)
+TRAINED_RATIOS = (0.1, 0.3, 0.5)
 """Of channels; tried from small to large until one is too much."""
 
 QUICK = Pair(model="tf_efficientnet_lite0", data="cifar10", n_images=(300, 150))
