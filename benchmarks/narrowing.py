@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from torch import fx
 
 from prune_tool import Request, Workspace, defaults
+from prune_tool.pipeline.cutter import Plan
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.heal import heal
-from prune_tool.pipeline.narrow import Narrower, Plan
+from prune_tool.pipeline.narrow import Narrower
 from prune_tool.pipeline.progress import Silent
 from prune_tool.pipeline.subject import Subject
 from prune_tool.records import Allocation, Strategy, Trunk

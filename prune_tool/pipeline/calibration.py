@@ -12,20 +12,23 @@ from torch import Tensor, fx
 
 from prune_tool import defaults
 from prune_tool.errors import DataError
-from prune_tool.pipeline.consumer import Consumer
 from prune_tool.pipeline.lockstep import Lockstep, Values, bytes_per_image
 from prune_tool.pipeline.progress import Progress
+from prune_tool.pipeline.reader import Input, Reader
 from prune_tool.redundancy.joint import JointAccumulator, JointMoments
 from prune_tool.redundancy.subsets import draw_interleaved
 
 Halves = tuple[JointMoments, JointMoments]
 """Moments of every other image, and of those between: what folds are chosen with and judged by."""
 
+Moments = tuple[Halves, ...]
+"""Of every input of a reader."""
+
 
 def calibration_batches(
     captured: fx.GraphModule,
     images: Iterable[NDArray[np.float32]],
-    consumers: Sequence[Consumer],
+    readers: Sequence[Reader],
     progress: Progress,
 ) -> list[Tensor]:
     """Images (b, 3, h, w) on the network's device, as many as a lockstep walk may hold the activations of.
@@ -33,7 +36,7 @@ def calibration_batches(
     Raises:
         DataError: there are fewer than two.
     """
-    needed = bytes_per_image(captured.graph, [consumer.node for consumer in consumers])
+    needed = bytes_per_image(captured.graph, [reader.node for reader in readers])
     n_most = max(2, defaults.CALIBRATION_BYTES // needed)
     device = next(captured.parameters()).device
     batches: list[Tensor] = []
@@ -68,27 +71,44 @@ class Sampling:
     n_images: int
     seed: int
 
-    def rows(self, values: Values, consumer: Consumer, place: int, batch: int) -> tuple[Tensor, Tensor | None]:
+    def rows(self, values: Values, read: Input, place: int, batch: int) -> tuple[Tensor, Tensor | None]:
         """Rows ``x (b, places, w)`` of a batch and, where the narrowed network differs, ``x_hat`` alike; on the CPU.
 
         Args:
-            values: the live values of the batch, the layer's input among them.
-            consumer: the layer.
-            place: of the layer in its network: each has places of its own.
+            values: the live values of the batch, the one that is read among them.
+            read: the input.
+            place: of the reader in its network: each has places of its own.
             batch: number of the batch.
         """
-        n = min(consumer.n_places, -(-defaults.CALIBRATION_ROWS // self.n_images))
-        order = draw_interleaved(consumer.n_places, 1, self.seed, place)
+        n = min(read.n_places, -(-defaults.CALIBRATION_ROWS // self.n_images))
+        order = draw_interleaved(read.n_places, 1, self.seed, place)
         at = torch.from_numpy(order.take(range(batch * n, (batch + 1) * n), mode="wrap"))
-        twin = values[consumer.input]
-        return consumer.rows(twin.original, at), consumer.rows(twin.narrowed, at) if twin.differs else None
+        twin = values[read.input]
+        return read.rows(twin.original, at), read.rows(twin.narrowed, at) if twin.differs else None
 
-    def moments(self, batches: Iterable[Values], consumer: Consumer, place: int) -> Halves:
+    def moments(self, batches: Iterable[Values], reader: Reader, place: int) -> Moments:
         """Moments of the rows of all batches. Raises ``DataError`` where there are none, or values not finite."""
-        halved = _Halved(consumer.width)
+        gathered = _Gathered(self, reader, place)
         for number, values in enumerate(batches):
-            halved.update(*self.rows(values, consumer, place, number))
-        return halved.freeze()
+            gathered.update(values, number)
+        return gathered.freeze()
+
+
+class _Gathered:
+    """Gathers the moments of all that a reader reads."""
+
+    def __init__(self, sampling: Sampling, reader: Reader, place: int) -> None:
+        self._sampling, self._place = sampling, place
+        self._halved = [(read, _Halved(read.width)) for read in reader.inputs]
+
+    def update(self, values: Values, batch: int) -> None:
+        """Add the rows of a batch."""
+        for read, halved in self._halved:
+            halved.update(*self._sampling.rows(values, read, self._place, batch))
+
+    def freeze(self) -> Moments:
+        """The moments of every input. Raises ``DataError`` where one has no image."""
+        return tuple(halved.freeze() for _, halved in self._halved)
 
 
 class _Halved:
@@ -114,17 +134,17 @@ class _Halved:
 def moments_in_one_pass(
     captured: fx.GraphModule,
     batches: Sequence[Tensor],
-    consumers: Sequence[Consumer],
+    readers: Sequence[Reader],
     sampling: Sampling,
     progress: Progress,
-) -> list[Halves]:
-    """Moments of every layer's inputs in the original network, one batch's activations held at a time."""
-    halves = [_Halved(consumer.width) for consumer in consumers]
+) -> list[Moments]:
+    """Moments of every reader's inputs in the original network, one batch's activations held at a time."""
+    gathered = [_Gathered(sampling, reader, place) for place, reader in enumerate(readers)]
     with progress.stage("gathering moments", sampling.n_images, "images") as advance:
         for number, batch in enumerate(batches):
             walk = Lockstep(captured, [batch])
-            for place, (consumer, halved) in enumerate(zip(consumers, halves, strict=True)):
-                [values] = walk.before(consumer.node)
-                halved.update(*sampling.rows(values, consumer, place, number))
+            for reader, into in zip(readers, gathered, strict=True):
+                [values] = walk.before(reader.node)
+                into.update(values, number)
             advance(len(batch))
-    return [halved.freeze() for halved in halves]
+    return [each.freeze() for each in gathered]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from prune_tool.redundancy.layer import Folded, Layer
 from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_weight
-from prune_tool.surgery.narrowing import Narrowed
+from prune_tool.surgery.narrowing import Cut, Narrowed
 from prune_tool.surgery.site import shape_of
 
 
@@ -40,6 +41,16 @@ class Consumer:
     def width(self) -> int:
         """Neurons of the hidden group."""
         return self.group.width
+
+    @property
+    def inputs(self) -> tuple[Consumer]:
+        """What is read: one value."""
+        return (self,)
+
+    @property
+    def n_outputs(self) -> int:
+        """Channels of the result."""
+        return len(self.weight)
 
     def layer(self, importance: NDArray[np.float64]) -> Layer:
         """It in the terms of a reconstruction, its outputs counting as ``importance (out,)`` says."""
@@ -76,8 +87,10 @@ class Consumer:
         by_place = values.reshape(-1, self.n_places, self.width)
         return by_place[:, places.to(values.device)].cpu()
 
-    def call(self, values: Tensor, narrowed: Narrowed) -> Tensor:
-        """What the narrowed layer answers to the whole width."""
+    def call(self, args: Sequence[Any], narrowed: Cut) -> Tensor:
+        """What the narrowed layer answers to the whole width, its first argument; its weights are no matter."""
+        assert isinstance(narrowed, Narrowed)
+        values: Tensor = args[0]
         kept = torch.from_numpy(narrowed.kept).to(values.device)
         weight, bias = narrowed.weight.to(values), narrowed.bias.to(values)
         if self._is_linear:

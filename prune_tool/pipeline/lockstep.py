@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prune_tool.pipeline.consumer import Consumer
+from prune_tool.pipeline.reader import Reader
 from prune_tool.surgery.capture import outputs_of
-from prune_tool.surgery.narrowing import Narrowed
+from prune_tool.surgery.narrowing import Cut
 from prune_tool.surgery.site import is_tensor, shape_of
 
 
@@ -54,7 +54,7 @@ class Lockstep:
         self._constants = {n: attrgetter(str(n.target))(captured) for n in self._nodes if n.op == "get_attr"}
         self._last_reader = last_readers(self._nodes)
         self._at = 0
-        self._narrowed: dict[fx.Node, tuple[Consumer, Narrowed]] = {}
+        self._narrowed: dict[fx.Node, tuple[Reader, Cut]] = {}
         [images] = [node for node in self._nodes if node.op == "placeholder"]
         self._batches: list[Values] = [{images: Twin(batch, batch)} for batch in batches]
 
@@ -70,9 +70,9 @@ class Lockstep:
                 self._run(step, values)
             yield values
 
-    def narrow(self, consumer: Consumer, narrowed: Narrowed) -> None:
-        """From now on the twin of ``consumer``, which the walk has not passed yet, is ``narrowed``."""
-        self._narrowed[consumer.node] = (consumer, narrowed)
+    def narrow(self, reader: Reader, cut: Cut) -> None:
+        """From now on the twin of ``reader``, which the walk has not passed yet, computes with ``cut``."""
+        self._narrowed[reader.node] = (reader, cut)
 
     def outputs(self) -> Iterator[tuple[Twin, ...]]:
         """Go on to the end: the network's outputs, batch by batch."""
@@ -91,18 +91,23 @@ class Lockstep:
     def _called(self, node: fx.Node, values: Values) -> Twin:
         original = self._call(node, values, "original")
         if node in self._narrowed:
-            consumer, narrowed = self._narrowed[node]
-            return Twin(original, consumer.call(values[consumer.input].narrowed, narrowed))
+            reader, cut = self._narrowed[node]
+            return Twin(original, reader.call(self._arguments(node, values, "narrowed"), cut))
         if any(source in values and values[source].differs for source in node.all_input_nodes):
             return Twin(original, self._call(node, values, "narrowed"))
         return Twin(original, original)
 
     def _call(self, node: fx.Node, values: Values, network: str) -> Any:
+        assert callable(node.target)
+        return node.target(*self._arguments(node, values, network), **node.kwargs)
+
+    def _arguments(self, node: fx.Node, values: Values, network: str) -> tuple[Any, ...]:
+        """Positional ones: canonical calls have no others that are computed."""
+
         def value(source: fx.Node) -> Any:
             return self._constants[source] if source.op == "get_attr" else getattr(values[source], network)
 
-        assert callable(node.target)
-        return node.target(*fx.map_arg(node.args, value), **fx.map_arg(node.kwargs, value))
+        return tuple(fx.map_arg(node.args, value))
 
 
 def last_readers(nodes: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -23,47 +23,23 @@ from torch import Tensor, fx
 from prune_tool import defaults
 from prune_tool.deploy.verify import FLOAT32_TOLERANCE
 from prune_tool.errors import ModelError, VerificationError
-from prune_tool.pipeline.calibration import Halves, Sampling, calibration_batches, moments_in_one_pass
-from prune_tool.pipeline.consumer import Consumer
+from prune_tool.pipeline.calibration import Moments, Sampling, calibration_batches, moments_in_one_pass
+from prune_tool.pipeline.cutter import Cutter, Plan, cutter_of, record_of
 from prune_tool.pipeline.importance import importance_of
 from prune_tool.pipeline.lockstep import Lockstep
 from prune_tool.pipeline.progress import Progress, Silent
 from prune_tool.pipeline.reach import even_widths
-from prune_tool.records import Allocation, NarrowedWidth, Narrowing, Strategy
+from prune_tool.pipeline.reader import reader_of
+from prune_tool.records import NarrowedWidth, Narrowing, Strategy
 from prune_tool.redundancy.allocation import SharedCost, allocate, uniform
 from prune_tool.redundancy.checks import Float64, Int64
-from prune_tool.redundancy.cross_fit import cross_fit
-from prune_tool.redundancy.layer import ErrorCurve, Layer
-from prune_tool.redundancy.reconstruction import Reconstruction
 from prune_tool.surgery.cost import cost_of
-from prune_tool.surgery.groups import HiddenGroup, find_groups
-from prune_tool.surgery.narrowing import Narrowed, narrow_graph
+from prune_tool.surgery.groups import find_groups
+from prune_tool.surgery.narrowing import Cut, narrow_graph
 from prune_tool.surgery.shared_cost import macs_terms
 
-_ORDER_RIDGE = 1e-3  # regularises the choice of neurons: a copy comes late, unless what else is left varies less
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How to narrow.
-
-    Attributes:
-        share: of the network's multiply-accumulates that may be left, above 0 to 1. Missed by little where neurons of
-            one width cost differently (a convolution over some of them): how many are kept is settled before which.
-        strategy: which neurons are kept.
-        allocation: how many are kept where: ``allocated`` by the widths' curves of errors, or ``uniform``.
-        fold: whether the neurons that are not kept are folded into the layers that read them.
-        round_to: kept widths are multiples of this where they are wide enough.
-    """
-
-    share: float
-    strategy: Strategy = "pivoted"
-    allocation: Allocation = "allocated"
-    fold: bool = True
-    round_to: int = defaults.ROUND_TO
-
-
-def rebuild(captured: fx.GraphModule, made: Mapping[str, Narrowed]) -> fx.GraphModule:
+def rebuild(captured: fx.GraphModule, made: Mapping[str, Cut]) -> fx.GraphModule:
     """The narrowed network of an earlier calibration of the same ``captured``."""
     return narrow_graph(narrow_graph(captured, {}), made)
 
@@ -94,17 +70,17 @@ class Narrower:
         self._progress = progress or Silent()
         self._seed = seed
         self._captured = narrow_graph(captured, {})  # what no output reads need not be reconstructed
-        self._consumers = [Consumer(self._captured, group) for group in find_groups(self._captured)]
-        if not self._consumers:
+        self._readers = [reader_of(self._captured, group) for group in find_groups(self._captured)]
+        if not self._readers:
             raise ModelError(
                 asked="narrow the network",
                 found="it has no width that one layer reads and nobody else",
                 remedy="Cut it by depth, input size and neurons only",
             )
-        self._batches = calibration_batches(self._captured, images, self._consumers, self._progress)
+        self._batches = calibration_batches(self._captured, images, self._readers, self._progress)
         self._sampling = Sampling(n_images=sum(map(len, self._batches)), seed=seed)
-        self._cost = SharedCost(terms=macs_terms(self._captured, [consumer.group for consumer in self._consumers]))
-        self._full_cost = self._cost.of(np.ones(len(self._consumers)))
+        self._cost = SharedCost(terms=macs_terms(self._captured, [reader.group for reader in self._readers]))
+        self._full_cost = self._cost.of(np.ones(len(self._readers)))
         self._errors: dict[tuple[Strategy, bool], list[Float64]] = {}
 
     def narrow(self, plan: Plan) -> tuple[Narrowing, fx.GraphModule]:
@@ -115,7 +91,7 @@ class Narrower:
         record, made = self.calibrate(plan)
         return record, narrow_graph(self._captured, made)
 
-    def calibrate(self, plan: Plan) -> tuple[Narrowing, dict[str, Narrowed]]:
+    def calibrate(self, plan: Plan) -> tuple[Narrowing, dict[str, Cut]]:
         """What was kept, and by hidden group what its reader then computes with: all that ``rebuild`` needs.
 
         Raises:
@@ -135,79 +111,49 @@ class Narrower:
         return record, made
 
     @cached_property
-    def _importance(self) -> list[Float64]:
-        """What an error of each layer's outputs counts."""
+    def _cutters(self) -> list[Cutter]:
+        """Who knows what an error of each reader's outputs counts."""
         some = torch.cat(self._batches)[: defaults.N_IMPORTANCE]
         with self._progress.stage("weighing hidden layers"):
-            return importance_of(self._captured, some, self._consumers, self._seed)
+            importance = importance_of(self._captured, some, self._readers, self._seed)
+        weighed = enumerate(zip(self._readers, importance, strict=True))
+        return [cutter_of(reader, counts, self._seed, place) for place, (reader, counts) in weighed]
 
     @cached_property
-    def _layers(self) -> list[Layer]:
-        weighed = zip(self._consumers, self._importance, strict=True)
-        return [consumer.layer(importance) for consumer, importance in weighed]
-
-    @cached_property
-    def _moments(self) -> list[Halves]:
+    def _moments(self) -> list[Moments]:
         """Of every width in the original network."""
-        return moments_in_one_pass(self._captured, self._batches, self._consumers, self._sampling, self._progress)
+        return moments_in_one_pass(self._captured, self._batches, self._readers, self._sampling, self._progress)
 
     def _counts(self, plan: Plan) -> Int64:
-        """Neurons to keep of each width, ``(n_consumers,)``."""
-        even = even_widths([consumer.group for consumer in self._consumers], plan.round_to)
+        """Neurons to keep of each width, ``(n_readers,)``."""
+        even = even_widths([reader.group for reader in self._readers], plan.round_to)
         target = plan.share * self._full_cost
         if plan.allocation == "uniform":
             return uniform(even, self._cost, target)
         way = plan.strategy, plan.fold
         if way not in self._errors:
-            judged = (self._judged(plan, place, halves) for place, halves in enumerate(self._moments))
-            self._errors[way] = [curve.absolute for _, curve, _ in judged]
+            known = zip(self._cutters, self._moments, strict=True)
+            self._errors[way] = [cutter.errors(moments, plan) for cutter, moments in known]
         widths = [replace(width, errors=e) for width, e in zip(even, self._errors[way], strict=True)]
         return allocate(widths, self._cost, target)
 
-    def _walk(self, plan: Plan, n_kept: Int64) -> tuple[dict[str, Narrowed], tuple[NarrowedWidth, ...], list[Tensor]]:
-        """Layer by layer; what to rewrite, what is kept, and what the first batch then gives."""
+    def _walk(self, plan: Plan, n_kept: Int64) -> tuple[dict[str, Cut], tuple[NarrowedWidth, ...], list[Tensor]]:
+        """Reader by reader; what to rewrite, what is kept, and what the first batch then gives."""
         walk = Lockstep(self._captured, self._batches)
-        made: dict[str, Narrowed] = {}
+        made: dict[str, Cut] = {}
         widths: list[NarrowedWidth] = []
-        with self._progress.stage("narrowing", len(self._consumers)) as advance:
-            for place, (consumer, n) in enumerate(zip(self._consumers, n_kept.tolist(), strict=True)):
-                if n < consumer.width:
-                    halves = self._sampling.moments(walk.before(consumer.node), consumer, place)
-                    width, cut = self._narrowed(plan, place, halves, n)
-                    walk.narrow(consumer, cut)
-                    made[consumer.group.name] = cut
+        with self._progress.stage("narrowing", len(self._readers)) as advance:
+            for place, (reader, n) in enumerate(zip(self._readers, n_kept.tolist(), strict=True)):
+                if n < reader.group.width:
+                    moments = self._sampling.moments(walk.before(reader.node), reader, place)
+                    width, cut = self._cutters[place].cut(moments, plan, n)
+                    walk.narrow(reader, cut)
+                    made[reader.group.name] = cut
                     widths.append(width)
                 else:
-                    widths.append(_record(consumer.group, np.arange(n), 0.0, 0.0))
+                    widths.append(record_of(reader.group, np.arange(n), 0.0, 0.0))
                 advance(1)
         return made, tuple(widths), [twin.narrowed for twin in next(walk.outputs())]
-
-    def _narrowed(self, plan: Plan, place: int, halves: Halves, n: int) -> tuple[NarrowedWidth, Narrowed]:
-        """The ``n`` neurons of a width to keep, and what the layer then computes with."""
-        order, curve, ridges = self._judged(plan, place, halves, n)
-        kept = np.sort(order)
-        consumer = self._consumers[place]
-        problem = Reconstruction(self._layers[place], halves[0].merged(halves[1]), float(ridges[n]))
-        cut = consumer.narrowed(kept, problem.fold(kept) if plan.fold else problem.drop(kept))
-        return _record(consumer.group, kept, float(curve.relative[n]), float(curve.absolute[n])), cut
-
-    def _judged(
-        self, plan: Plan, place: int, halves: Halves, n: int | None = None
-    ) -> tuple[Int64, ErrorCurve, Float64]:
-        """The first ``n`` neurons to keep (all by default), and by how many are: errors, and the ridge to fold with."""
-        layer = self._layers[place]
-        both = Reconstruction(layer, halves[0].merged(halves[1]), _ORDER_RIDGE)
-        order = both.order(plan.strategy, n, seed=self._seed, place=place)
-        if not plan.fold:
-            return order, both.error_curve(order, fold=False), np.full(len(order) + 1, _ORDER_RIDGE)
-        fitted = cross_fit(layer, halves, order, defaults.FOLD_RIDGES)
-        return order, fitted.curve, fitted.ridge
-
-
-def _record(group: HiddenGroup, kept: Int64, error: float, effect: float) -> NarrowedWidth:
-    return NarrowedWidth(
-        name=group.name, kind=group.kind, width=group.width, kept=tuple(kept.tolist()), error=error, effect=effect
-    )
 
 
 def _check(module: fx.GraphModule, batch: Tensor, wanted: Sequence[Tensor]) -> None:

@@ -18,15 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx
 
 from prune_tool import defaults
+from prune_tool.pipeline.cutter import Plan
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.heal import heal
-from prune_tool.pipeline.narrow import Narrower, Plan, rebuild
+from prune_tool.pipeline.narrow import Narrower, rebuild
 from prune_tool.pipeline.progress import Progress
 from prune_tool.pipeline.reach import reach_of
 from prune_tool.pipeline.subject import NarrowForm, Subject
 from prune_tool.store.features import FeatureCache
 from prune_tool.store.fingerprint import fingerprint
-from prune_tool.surgery.narrowing import Narrowed
+from prune_tool.surgery.narrowing import Cut, Narrowed, Turned
 from prune_tool.task.images import ImageSource
 
 HEALED = "healed:"
@@ -135,7 +136,7 @@ def narrowed(
 
 
 def _healed(
-    subject: Subject, calibration: Calibration, progress: Progress, cuts: Mapping[str, Narrowed]
+    subject: Subject, calibration: Calibration, progress: Progress, cuts: Mapping[str, Cut]
 ) -> dict[str, Tensor]:
     """Weights of the narrowed network after healing; none where that was not asked for."""
     if not calibration.n_epochs:
@@ -155,27 +156,36 @@ def _healed(
 
 def _key(subject: Subject, plan: Plan, calibration: Calibration) -> str:
     """Changes with the whole network, with how it is narrowed, and on what."""
-    return fingerprint("narrowing-1", subject.fingerprint, repr(plan), calibration.fingerprint)
+    return fingerprint("narrowing-2", subject.fingerprint, repr(plan), calibration.fingerprint)
 
 
 def _write(
-    narrower: Narrower, plan: Plan, healed: Callable[[Mapping[str, Narrowed]], dict[str, Tensor]], path: Path
+    narrower: Narrower, plan: Plan, healed: Callable[[Mapping[str, Cut]], dict[str, Tensor]], path: Path
 ) -> None:
     _, cuts = narrower.calibrate(plan)
     save_file(_flat(cuts) | {f"{HEALED}{name}": weight.contiguous() for name, weight in healed(cuts).items()}, path)
 
 
-def _flat(cuts: Mapping[str, Narrowed]) -> dict[str, Tensor]:
+def _flat(cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
     flat = {}
     for name, cut in cuts.items():
+        if isinstance(cut, Turned):
+            flat[f"{name}:query"], flat[f"{name}:key"] = cut.query.contiguous(), cut.key.contiguous()
+            continue
         flat[f"{name}:kept"] = torch.from_numpy(np.ascontiguousarray(cut.kept))
         flat[f"{name}:weight"], flat[f"{name}:bias"] = cut.weight.contiguous(), cut.bias.contiguous()
     return flat
 
 
-def _cuts(flat: Mapping[str, Tensor]) -> dict[str, Narrowed]:
-    names = dict.fromkeys(key.rpartition(":")[0] for key in flat if not key.startswith(HEALED))
+def _cuts(flat: Mapping[str, Tensor]) -> dict[str, Cut]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in flat.items():
+        if not path.startswith(HEALED):
+            name, _, part = path.rpartition(":")
+            parts.setdefault(name, {})[part] = tensor
     return {
-        name: Narrowed(kept=flat[f"{name}:kept"].numpy(), weight=flat[f"{name}:weight"], bias=flat[f"{name}:bias"])
-        for name in names
+        name: Turned(query=of["query"], key=of["key"])
+        if "query" in of
+        else Narrowed(kept=of["kept"].numpy(), weight=of["weight"], bias=of["bias"])
+        for name, of in parts.items()
     }

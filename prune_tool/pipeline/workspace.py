@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from prune_tool import defaults
 from prune_tool.errors import ModelError, ProviderError, UsageError
-from prune_tool.pipeline.narrow import Plan
+from prune_tool.pipeline.cutter import Plan
 from prune_tool.pipeline.narrowed import Calibration, narrowed, reachable
 from prune_tool.pipeline.progress import Progress, Silent
 from prune_tool.pipeline.subject import Subject, open_subject

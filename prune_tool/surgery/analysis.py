@@ -10,7 +10,8 @@ different that computing each part by itself is less work than their union, the 
 share nothing are parted too, so that each reader holds its own rows.
 
 Cuts. A layer may be told to read only some channels of its input. It then has weights of its own, which whoever asked
-will provide: those of the captured network are not read.
+will provide: those of the captured network are not read. A product of two values (attention's scores) may be told to
+contract over fewer dimensions, and then reads only those of both.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, ops
 
 from prune_tool.surgery.capture import outputs_of
 from prune_tool.surgery.demand import Demand, Indices, tidy
 from prune_tool.surgery.rules import RULES
 from prune_tool.surgery.site import Plan, Rule, Site, Slot, barrier, inputs_of, is_tensor, shape_of
+
+aten = ops.aten
+
+PRODUCTS = {aten.scaled_dot_product_attention.default, aten.matmul.default}
+"""Calls whose first two arguments may be queries and keys: (..., tokens, d) each or, of the second, transposed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +89,8 @@ def analyse(
         round_to: widths that weights produce are rounded up to a multiple of this where that reads unused rows;
             the surplus never reaches the output.
         cuts: convolution or linear layer -> ascending channels of its input that it reads from now on. Weight and
-            bias (slots 1 and 2) of such a layer are no sources.
+            bias (slots 1 and 2) of such a layer are no sources. Or one of ``PRODUCTS`` -> ascending dimensions that it
+            contracts.
 
     Raises:
         ValueError: kept indices are not ascending, out of range or none at all.
@@ -157,17 +164,33 @@ def plan_of(node: fx.Node, out: Demand, cuts: Mapping[fx.Node, Indices], *, roun
     return _reading_only(plan, node, cuts[node]) if node in cuts else plan
 
 
+def contracted_axes(node: fx.Node) -> dict[int, int]:
+    """By slot of a layer's or a product's input, the axis that is summed over: of queries and of keys, their last."""
+    if node.target in PRODUCTS:
+        rank = len(shape_of(node))
+        return {0: rank - 1, 1: rank - 2 if node.target is aten.matmul.default else rank - 1}
+    return {0: len(shape_of(node)) - 1 if node.target is aten.linear.default else 1}
+
+
 def channel_axis(layer: fx.Node) -> int:
     """The axis of its input that a linear layer (the last) or a convolution (the second) contracts."""
-    return len(shape_of(layer)) - 1 if layer.target is torch.ops.aten.linear.default else 1
+    return contracted_axes(layer)[0]
 
 
-def _reading_only(plan: Plan, layer: fx.Node, channels: Indices) -> Plan:
-    axis, source = channel_axis(layer), layer.all_input_nodes[0]
-    need = plan.needs[0,]
-    before = need.axes[axis]
-    read = tidy(channels if before is None else np.intersect1d(channels, before), shape_of(source)[axis])
-    return replace(plan, needs={(0,): need.replace(axis, read)}, args=(plan.args[0], None, None, *plan.args[3:]))
+def is_given(node: fx.Node, cuts: Mapping[fx.Node, Indices]) -> bool:
+    """Whether ``node`` is a layer whose weight and bias will be given because it is cut."""
+    return node in cuts and node.target not in PRODUCTS
+
+
+def _reading_only(plan: Plan, node: fx.Node, channels: Indices) -> Plan:
+    needs = dict(plan.needs) if node.target in PRODUCTS else {}
+    for slot, axis in contracted_axes(node).items():
+        need, source = plan.needs[slot,], plan.args[slot]
+        before = need.axes[axis]
+        read = channels if before is None else np.intersect1d(channels, before)
+        needs[slot,] = need.replace(axis, tidy(read, shape_of(source)[axis]))
+    args = plan.args if node.target in PRODUCTS else (plan.args[0], None, None, *plan.args[3:])
+    return replace(plan, needs=needs, args=args)
 
 
 def _by_need(readers: list[_Reader]) -> list[list[_Reader]]:

@@ -109,7 +109,14 @@ def _movedim(node: fx.Node) -> None:
     _become(node, aten.permute.default, (x, order))
 
 
+def _attention(node: fx.Node) -> None:
+    """The scale is named, so that it stays when there are fewer dimensions."""
+    if node.kwargs.get("scale") is None:
+        node.kwargs = {**node.kwargs, "scale": float(node.args[0].meta["val"].shape[-1]) ** -0.5}  # type: ignore[union-attr]
+
+
 _SPELLINGS: dict[Any, Callable[[fx.Node], None]] = {
+    aten.scaled_dot_product_attention.default: _attention,
     aten.type_as.default: _type_as,
     aten.narrow.default: _narrow,
     aten.movedim.int: _movedim,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import fx
 
-from prune_tool.surgery.analysis import Analysis, Part, channel_axis, plan_of
+from prune_tool.surgery.analysis import Analysis, Part, channel_axis, contracted_axes, is_given, plan_of
 from prune_tool.surgery.demand import Demand, Indices, Kept, same_kept
 from prune_tool.surgery.site import Plan, Slot, inputs_of, shape_of
 
@@ -88,7 +88,7 @@ class Cone:
         plans = [[self.plans(channels[bit == value]) for value in (0, 1)] for bit in bits]
         found: dict[fx.Node, Rows] = {}
         for part, whole in self.plans(None).items():
-            if part.node.op == "get_attr" or part.node in self.cuts:
+            if part.node.op == "get_attr" or is_given(part.node, self.cuts):
                 pairs = [[plan[part].carries for plan in pair] for pair in plans]
                 rows = _rows_by_bits(whole.carries, pairs, shape_of(part.node), codes)
                 if rows is None or part.node in found:
@@ -129,7 +129,8 @@ class ConeFinder:
         whole = {start: _start_plan(start, None) for start in starts}
         edges: dict[Part, list[_Edge]] = {}
         for start in starts:
-            edges.setdefault(start.sources[0,], []).append(_Edge(start, (0,)))
+            for number in contracted_axes(start.node):
+                edges.setdefault(start.sources[number,], []).append(_Edge(start, (number,)))
         members: dict[Part, list[_Edge]] = {}
         for part in self.downwards:
             if part not in edges:
@@ -143,7 +144,7 @@ class ConeFinder:
             for slot, source in part.sources.items():
                 if not part.plan.needs[slot].same_as(_need(whole[part], source.node)):
                     edges.setdefault(source, []).append(_Edge(part, slot))
-        if not any(part.node.op == "get_attr" or part.node in self.cuts for part in members):
+        if not any(part.node.op == "get_attr" or is_given(part.node, self.cuts) for part in members):
             return Leak(readers=None)
         return Cone(layers=layers, starts=starts, edges=members, cuts=self.cuts)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn, ops
 
-from prune_tool.surgery.analysis import analyse, channel_axis
+from prune_tool.surgery.analysis import analyse, channel_axis, is_given
 from prune_tool.surgery.demand import Demand, Indices
 from prune_tool.surgery.site import shape_of
 
@@ -69,7 +69,7 @@ def cost_of(
         n_params=sum(
             params_of(part.node, part.plan.carries, cuts)
             for part in parts
-            if part.node in cuts or part.node.target in parameters
+            if is_given(part.node, cuts) or part.node.target in parameters
         ),
         n_calls=sum(part.node.op == "call_function" for part in parts),
     )
@@ -78,7 +78,10 @@ def cost_of(
 def macs_of(node: fx.Node, carries: Demand, cuts: Mapping[fx.Node, Indices]) -> int:
     """Multiply-accumulates per image of one call that computes ``carries``, reading of its input what ``cuts`` say."""
     macs = _macs(node, carries)
-    return macs * len(cuts[node]) // _input_shape(node, 0)[channel_axis(node)] if node in cuts else macs
+    if node not in cuts:
+        return macs
+    elsewhere = _weighing_values(carries, node) if node.target is aten.scaled_dot_product_attention.default else 0
+    return elsewhere + (macs - elsewhere) * len(cuts[node]) // _input_shape(node, 0)[channel_axis(node)]
 
 
 def params_of(node: fx.Node, carries: Demand, cuts: Mapping[fx.Node, Indices]) -> int:
@@ -129,6 +132,11 @@ def _attention(out: tuple[int, ...], node: fx.Node) -> int:
     *heads, n_queries, d_value = out
     *_, n_keys, d_key = _input_shape(node, 1)
     return math.prod(heads) * n_queries * n_keys * (d_key + d_value)
+
+
+def _weighing_values(carries: Demand, node: fx.Node) -> int:
+    """The second of the two."""
+    return math.prod(carries.sizes(shape_of(node, batch=1))) * _input_shape(node, 1)[-2]
 
 
 _COUNTERS: dict[object, Callable[[tuple[int, ...], fx.Node], int]] = {

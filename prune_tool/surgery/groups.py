@@ -1,8 +1,8 @@
 """Hidden widths: channels that one layer reads and nothing else, so that it may read fewer of them.
 
-A bottleneck, an expansion, the hidden layer of an MLP, the values of an attention: wherever the cone of a layer's
-channels is closed (see ``cones``), they are a hidden group. Any of them may go, and with them everything that only
-made them. No table of architectures: every layer is tried (see ``search``).
+A bottleneck, an expansion, the hidden layer of an MLP, the values of an attention, the dimensions of its queries and
+keys: wherever the cone of a layer's channels is closed (see ``cones``), they are a hidden group. Any of them may go,
+and with them everything that only made them. No table of architectures: every layer is tried (see ``search``).
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, fx, ops
 
+from prune_tool.surgery.analysis import PRODUCTS, is_given
 from prune_tool.surgery.cones import Cone, Cuts
 from prune_tool.surgery.cost import macs_of, params_of
 from prune_tool.surgery.demand import Demand
-from prune_tool.surgery.layers import held_by, layers_of
-from prune_tool.surgery.search import PRODUCTS, Layout, Readers, closed_cones, hidden_widths
+from prune_tool.surgery.layers import Layer, held_by, layers_of
+from prune_tool.surgery.scores import scores_of
+from prune_tool.surgery.search import BATCHED_PRODUCTS, Layout, Readers, closed_cones, hidden_widths
 
 _KNOWN: WeakKeyDictionary[fx.GraphModule, dict[bool, tuple[HiddenGroup, ...]]] = WeakKeyDictionary()
 """Groups of the captured networks that live: they take a second to find, and a captured network does not change."""
@@ -29,13 +31,13 @@ class HiddenGroup:
 
     Attributes:
         name: path of the consumer's module (``layer1.0.conv2``, ``blocks.3.mlp.fc2``, ``blocks.3.attn.proj``); unique.
-        kind: ``value`` where an attention product makes the neurons; else ``channels`` where the consumer is a
-            convolution, ``features`` where it is linear.
+        kind: ``scores`` where the consumer is a product of queries and keys, ``value`` where an attention product makes
+            the neurons; else ``channels`` where the consumer is a convolution, ``features`` where it is linear.
         consumer: name of the consumer's call in the captured graph. Its first argument has the group on axis 1
-            (convolution) or on the last axis (linear layer).
+            (convolution) or on the last axis (linear layer, queries).
         others: names of further calls that read the same neurons; their weights have to be given, too. None but
             where groups were asked for that are coupled: squeeze-and-excite reads what the projection reads.
-        width: neurons on that axis.
+        width: neurons on that axis; of ``scores`` the dimensions of one head, which go alike in all.
         n_parts: the axis is so many equal runs, and the same number must be kept in each (heads of attention, groups
             of grouped convolutions); which ones is free per run. 1 where any may be kept.
         aligned: whether the network computes the same places of every run. Narrowing then first sorts each run's
@@ -70,8 +72,14 @@ def find_groups(captured: fx.GraphModule, *, coupled: bool = False) -> tuple[Hid
     """
     known = _KNOWN.setdefault(captured, {})
     if coupled not in known:
-        known[coupled] = _described(captured, hidden_widths(captured.graph, layers_of(captured), coupled=coupled))
+        known[coupled] = _described(captured, hidden_widths(captured.graph, _tried(captured), coupled=coupled))
     return known[coupled]
+
+
+def _tried(captured: fx.GraphModule) -> list[Layer]:
+    """Layers and products of queries and keys, in graph order."""
+    place = {node: i for i, node in enumerate(captured.graph.nodes)}
+    return sorted((*layers_of(captured), *scores_of(captured)), key=lambda layer: place[layer.node])
 
 
 def _described(captured: fx.GraphModule, found: Mapping[Readers, Layout]) -> tuple[HiddenGroup, ...]:
@@ -83,15 +91,13 @@ def _described(captured: fx.GraphModule, found: Mapping[Readers, Layout]) -> tup
 
 def _group(readers: Readers, layout: Layout, cone: Cone, trained: set[str]) -> HiddenGroup:
     def params(node: fx.Node, carries: Demand, cuts: Cuts) -> int:
-        is_held = node in cone.cuts or (node.op == "get_attr" and node.target in trained)
+        is_held = is_given(node, cone.cuts) or (node.op == "get_attr" and node.target in trained)
         return params_of(node, carries, cuts) if is_held else 0
 
     *others, main = readers
-    is_linear = main.node.target is ops.aten.linear.default
-    is_product = any(part.node.target in PRODUCTS for part in cone.edges)
     return HiddenGroup(
         name=main.name,
-        kind="value" if is_product else "features" if is_linear else "channels",
+        kind=_kind(main, cone),
         consumer=main.node.name,
         others=tuple(layer.node.name for layer in others),
         width=main.width,
@@ -100,6 +106,14 @@ def _group(readers: Readers, layout: Layout, cone: Cone, trained: set[str]) -> H
         macs_per_neuron=_slope(cone, main.width, macs_of),
         params_per_neuron=_slope(cone, main.width, params),
     )
+
+
+def _kind(main: Layer, cone: Cone) -> str:
+    if main.node.target in PRODUCTS:
+        return "scores"
+    if any(part.node.target in BATCHED_PRODUCTS for part in cone.edges):
+        return "value"
+    return "features" if main.node.target is ops.aten.linear.default else "channels"
 
 
 def _slope(cone: Cone, width: int, amount: Callable[[fx.Node, Demand, Cuts], int]) -> float:

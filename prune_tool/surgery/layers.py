@@ -21,7 +21,7 @@ from prune_tool.surgery.slicing import attribute
 
 aten = ops.aten
 
-_CONVOLUTIONS = {
+CONVOLUTIONS = {
     aten.conv1d.default,
     aten.conv1d.padding,
     aten.conv2d.default,
@@ -54,12 +54,11 @@ class Layer:
 def layers_of(captured: fx.GraphModule) -> tuple[Layer, ...]:
     """Every layer that contracts what the images say with what they do not, in graph order."""
     alive = _reading_images(captured.graph)
-    paths = {node: _path(node) for node in captured.graph.nodes if _is_layer(node, alive)}
+    paths = {node: path_of(node) for node in captured.graph.nodes if _is_layer(node, alive)}
     n_readers = Counter(paths.values())
-    wrapped = all(name.startswith(_WRAPPER) for name, _ in captured.named_parameters())
     found = []
     for node, path in paths.items():
-        name = path.removeprefix(_WRAPPER) if wrapped else path
+        name = known_as(captured, path)
         groups: Any = 1 if node.target is aten.linear.default else node.args[6]
         found.append(
             Layer(
@@ -73,6 +72,12 @@ def layers_of(captured: fx.GraphModule) -> tuple[Layer, ...]:
     return tuple(found)
 
 
+def known_as(captured: fx.GraphModule, path: str) -> str:
+    """What the user calls the module at ``path`` of the captured network."""
+    is_wrapped = all(name.startswith(_WRAPPER) for name, _ in captured.named_parameters())
+    return path.removeprefix(_WRAPPER) if is_wrapped else path
+
+
 def _reading_images(graph: fx.Graph) -> set[fx.Node]:
     """Every node whose value depends on the images; their number alone does not count."""
     found = {image_input(graph)}
@@ -83,7 +88,7 @@ def _reading_images(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _is_layer(node: fx.Node, alive: set[fx.Node]) -> bool:
-    if node.op != "call_function" or (node.target not in _CONVOLUTIONS and node.target is not aten.linear.default):
+    if node.op != "call_function" or (node.target not in CONVOLUTIONS and node.target is not aten.linear.default):
         return False
     source, weight = node.args[0], node.args[1]
     if not isinstance(source, fx.Node) or not isinstance(weight, fx.Node) or source not in alive or weight in alive:
@@ -93,7 +98,7 @@ def _is_layer(node: fx.Node, alive: set[fx.Node]) -> bool:
     return is_batched and node.args[2] not in alive and shape[1] > 1
 
 
-def _path(node: fx.Node) -> str:
+def path_of(node: fx.Node) -> str:
     """Where the first matrix lies that the weight is computed from."""
     weight = node.all_input_nodes[1]
     matrix = next((n for n in _above(weight) if n.op == "get_attr" and len(shape_of(n)) > 1), None)

@@ -3,31 +3,30 @@
 Promises of ``narrow_graph``:
 
 1. the result returns what the captured network would return if every consumer read only the kept neurons, with the
-   weight and the bias given for it, to float rounding;
+   weight and the bias given for it, and if every product of queries and keys read those given for it, to float
+   rounding;
 2. what only made the other neurons does not exist;
 3. it is a captured network itself, with the same outputs, and the same names of parameters and consumers.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from prune_tool.surgery.analysis import Analysis, Part, analyse, channel_axis
-from prune_tool.surgery.capture import image_input, outputs_of
-from prune_tool.surgery.cones import Cone, ConeFinder, Leak
+from prune_tool.surgery.analysis import analyse
+from prune_tool.surgery.capture import outputs_of
+from prune_tool.surgery.cones import ConeFinder
 from prune_tool.surgery.cost import Cost, cost_of
 from prune_tool.surgery.demand import Indices, Kept
 from prune_tool.surgery.groups import HiddenGroup, find_groups
 from prune_tool.surgery.layers import Layer, layers_of
+from prune_tool.surgery.narrower import Given, Narrower
+from prune_tool.surgery.scores import scores_of
 from prune_tool.surgery.site import shape_of
-from prune_tool.surgery.slicing import Rewriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,8 +46,35 @@ class Narrowed:
     bias: Tensor
     others: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    @property
+    def n_kept(self) -> int:
+        """Neurons that are left."""
+        return len(self.kept)
 
-def narrow_graph(captured: fx.GraphModule, cuts: Mapping[str, Narrowed]) -> fx.GraphModule:
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Turned:
+    """What becomes of the queries and keys of one product: linear maps of each head's own, to fewer dimensions.
+
+    Attributes:
+        query: (heads, n, d) float32; head ``h`` has the queries ``query[h] @ q``.
+        key: (heads, n, d) float32, likewise.
+    """
+
+    query: Tensor
+    key: Tensor
+
+    @property
+    def n_kept(self) -> int:
+        """Dimensions left of each head."""
+        return self.query.shape[1]
+
+
+Cut = Narrowed | Turned
+"""What becomes of one group: ``Turned`` where its kind is ``scores``."""
+
+
+def narrow_graph(captured: fx.GraphModule, cuts: Mapping[str, Cut]) -> fx.GraphModule:
     """Narrow hidden groups of a captured network.
 
     Args:
@@ -64,22 +90,30 @@ def narrow_graph(captured: fx.GraphModule, cuts: Mapping[str, Narrowed]) -> fx.G
     """
     known = _groups(captured, cuts)
     layers = {layer.node.name: layer for layer in layers_of(captured)}
+    scores = {each.name: each for each in scores_of(captured)}
     read: dict[fx.Node, Indices] = {}
-    given: dict[fx.Node, tuple[str, Tensor, Tensor]] = {}
+    given: dict[fx.Node, Given] = {}
     for name, cut in cuts.items():
         group = known[name]
         _require_fit(group, cut)
+        if isinstance(cut, Turned):
+            read[scores[name].node] = _computed(group, cut.n_kept)
+            continue
         for consumer, (weight, bias) in {**cut.others, group.consumer: (cut.weight, cut.bias)}.items():
             layer = layers[consumer]
-            _require_weights(layer, len(cut.kept), weight, bias)
-            read[layer.node] = _read(group, cut.kept)
-            given[layer.node] = (layer.path, weight, bias)
+            _require_weights(layer, cut.n_kept, weight, bias)
+            read[layer.node] = _computed(group, cut.n_kept) if group.aligned else cut.kept.astype(np.int64)
+            given[layer.node] = Given(path=layer.path, weight=weight, bias=bias)
     analysis = analyse(captured.graph, _all_outputs(captured), cuts=read)
-    narrower = _Narrower(captured, analysis, given)
+    narrower = Narrower(captured, analysis, given)
     finder = ConeFinder(analysis, read)
     for name, cut in cuts.items():
         group = known[name]
-        if group.aligned and len(cut.kept) < group.width:
+        if isinstance(cut, Turned):
+            at = read[scores[name].node]
+            narrower.turn(scores[name].query, cut.query, at)
+            narrower.turn(scores[name].key, cut.key, at)
+        elif group.aligned and cut.n_kept < group.width:
             narrower.sort(finder.find([layers[node].node for node in (*group.others, group.consumer)]), group, cut.kept)
     outputs = tuple(narrower.run())
     narrower.note_values()
@@ -101,7 +135,7 @@ def cost_of_narrowed(captured: fx.GraphModule, widths: Mapping[str, int]) -> Cos
         if not 0 < width <= group.width or width % group.n_parts:
             raise ValueError(f"{name} has {group.width} neurons in {group.n_parts} runs; {width} cannot be kept")
         for consumer in (*group.others, group.consumer):
-            read[nodes[consumer]] = _first_of_each(group, width // group.n_parts)
+            read[nodes[consumer]] = _computed(group, width)
     return cost_of(captured, _all_outputs(captured), cuts=read)
 
 
@@ -120,17 +154,22 @@ def _all_outputs(captured: fx.GraphModule) -> dict[int, Kept]:
     return dict.fromkeys(range(len(outputs_of(captured.graph))))
 
 
-def _read(group: HiddenGroup, kept: Indices) -> Indices:
-    """The channels that are computed: those kept, or where each run is sorted, the first ones of each."""
-    return _first_of_each(group, len(kept) // group.n_parts) if group.aligned else kept.astype(np.int64)
+def _computed(group: HiddenGroup, n_kept: int) -> Indices:
+    """The channels that are computed where a group is sorted: the first ones of each run, of scores the last ones."""
+    if group.kind == "scores":
+        return np.arange(group.width - n_kept, group.width)
+    return (np.arange(group.n_parts)[:, None] * group.run + np.arange(n_kept // group.n_parts)).ravel()
 
 
-def _first_of_each(group: HiddenGroup, n: int) -> Indices:
-    run = group.run
-    return (np.arange(group.n_parts)[:, None] * run + np.arange(n)).ravel()
-
-
-def _require_fit(group: HiddenGroup, cut: Narrowed) -> None:
+def _require_fit(group: HiddenGroup, cut: Cut) -> None:
+    if isinstance(cut, Turned) != (group.kind == "scores"):
+        raise ValueError(f"{group.name} is of the kind {group.kind}, which a {type(cut).__name__} does not fit")
+    if isinstance(cut, Turned):
+        _, n, d = cut.query.shape
+        if cut.key.shape != cut.query.shape or d != group.width or not 0 < n <= d:
+            found = f"{tuple(cut.query.shape)} and {tuple(cut.key.shape)}"
+            raise ValueError(f"{group.name} takes two maps (heads, n, {group.width}), n at most that; got {found}")
+        return
     kept = cut.kept
     if not (len(kept) and kept[0] >= 0 and kept[-1] < group.width and np.all(np.diff(kept) > 0)):
         raise ValueError(f"{group.name} keeps ascending indices below {group.width}, at least one; got {kept}")
@@ -148,90 +187,3 @@ def _require_weights(layer: Layer, n_kept: int, weight: Tensor, bias: Tensor) ->
     if tuple(weight.shape) != wanted or tuple(bias.shape) != (n_rows,):
         found = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
         raise ValueError(f"{layer.name} takes a weight {wanted} and a bias {(n_rows,)}; got {found}")
-
-
-class _Narrower(Rewriter):
-    """Gives cut layers their new weights, and sorts the rows of what makes their channels.
-
-    Attributes:
-        given: cut layer -> path of its module, and the weight and the bias it gets.
-        orders: parameter or cut layer -> axis, and which row comes to which place of it.
-    """
-
-    def __init__(
-        self, captured: fx.GraphModule, analysis: Analysis, given: Mapping[fx.Node, tuple[str, Tensor, Tensor]]
-    ) -> None:
-        super().__init__(captured, analysis)
-        self.given = given
-        self.orders: dict[fx.Node, tuple[int, Indices]] = {}
-        self.names: Counter[str] = Counter()
-
-    def sort(self, cone: Cone | Leak, group: HiddenGroup, kept: Indices) -> None:
-        """Have the kept neurons of every run made by what now makes its first ones."""
-        made = cone.makers(group.n_parts) if isinstance(cone, Cone) else None
-        if made is None:
-            raise RuntimeError(f"{group.name} was found aligned, but is not")
-        channels = np.arange(group.width).reshape(group.n_parts, -1)
-        order = np.stack([np.concatenate([run[np.isin(run, kept)], run[~np.isin(run, kept)]]) for run in channels])
-        for node, rows in made.items():
-            size = shape_of(node)[rows.axis]
-            _, moved = self.orders.setdefault(node, (rows.axis, np.arange(size)))
-            moved[rows.of_channel[channels.ravel()]] = rows.of_channel[order.ravel()]
-
-    def arranged(self, node: fx.Node, tensor: Tensor) -> Tensor:
-        """See ``Rewriter``."""
-        if node not in self.orders:
-            return tensor
-        axis, order = self.orders[node]
-        return tensor.index_select(axis, torch.from_numpy(order).to(tensor.device))
-
-    def arguments(self, part: Part) -> list[Any]:
-        """See ``Rewriter``."""
-        args = super().arguments(part)
-        if part.node in self.given:
-            path, weight, bias = self.given[part.node]
-            args[1] = self.held(part, f"{path}.weight", weight)
-            args[2] = self.held(part, f"{path}.bias", bias)
-        return args
-
-    def held(self, part: Part, path: str, given: Tensor) -> fx.Node:
-        """The rows of a given weight or bias that ``part`` computes, as a parameter like the one before."""
-        like = part.node.all_input_nodes[1].meta["val"]
-        rows = part.plan.carries.axes[channel_axis(part.node)]
-        _, order = self.orders.get(part.node, (0, np.arange(len(given))))
-        chosen = torch.from_numpy(order if rows is None else order[rows])
-        tensor = given.detach().to(device=like.device, dtype=like.dtype).index_select(0, chosen.to(like.device))
-        return self.store(path, nn.Parameter(tensor))
-
-    def note_values(self) -> None:
-        """Write down what every value looks like, as capture does: like the one before, but for the sizes."""
-        mode: Any = image_input(self.captured.graph).meta["val"].fake_mode
-        parts = {node: part for part, node in self.new.items()}
-        gathered = {node: (source, axis, len(index) // 8) for (source, axis, index), node in self.gathers.items()}
-        for node in self.graph.nodes:
-            if node.op == "get_attr":
-                node.meta["val"] = mode.from_tensor(self.tensors[str(node.target)], static_shapes=True)
-            elif node in gathered:
-                source, axis, n = gathered[node]
-                node.meta["val"] = _resized(source.meta["val"], {axis: n})
-            else:
-                axes = enumerate(parts[node].plan.carries.axes)
-                sizes = {axis: len(kept) for axis, kept in axes if kept is not None}
-                node.meta["val"] = _resized(parts[node].node.meta["val"], sizes)
-
-    def name(self, part: Part) -> str:
-        """See ``Rewriter``."""
-        self.names[part.node.name] += 1
-        n = self.names[part.node.name]
-        return part.node.name if n == 1 else f"{part.node.name}_part{n}"
-
-    def path(self, name: str) -> str:
-        """See ``Rewriter``."""
-        return name
-
-
-def _resized(value: Any, sizes: Mapping[int, int]) -> Any:
-    """A tensor without numbers, like ``value`` but for the sizes of some axes; what is no tensor as it is."""
-    if not isinstance(value, Tensor) or not sizes:
-        return value
-    return value.new_empty([sizes.get(axis, n) for axis, n in enumerate(value.shape)])

@@ -5,6 +5,8 @@ attention keeps the same places in every head, so what fails as free choice is t
 each run all channels but one are read, then that one alone; where runs need not be aligned, their places have no period
 that heads or groups could share.
 
+A product of queries and keys is tried like a layer whose channels are the dimensions of a head.
+
 Layers that read the same channels and share them with nobody else (squeeze-and-excite reads the expansion that the
 projection reads too) can be tried together: what leaks tells who else reads.
 """
@@ -18,20 +20,18 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx, ops
 
-from prune_tool.surgery.analysis import analyse
+from prune_tool.surgery.analysis import PRODUCTS, analyse
 from prune_tool.surgery.capture import outputs_of
 from prune_tool.surgery.cones import Cone, ConeFinder, Leak
 from prune_tool.surgery.demand import Indices
 from prune_tool.surgery.layers import Layer
 from prune_tool.surgery.site import shape_of
 
-aten = ops.aten
+BATCHED_PRODUCTS = PRODUCTS | {ops.aten.bmm.default}
+"""Products of two values, as attention has them."""
 
 Readers = tuple[Layer, ...]
 """Layers that read the same channels, in graph order; for most widths one."""
-
-PRODUCTS = {aten.scaled_dot_product_attention.default, aten.matmul.default, aten.bmm.default}
-"""Products of two values, as attention has them."""
 
 MAX_READERS = 4
 """Most layers that are tried together: squeeze-and-excite makes two. What reads a residual stream is no such few."""
@@ -42,10 +42,15 @@ _FAR = 32
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which choices of channels are allowed: as many in each run, in aligned runs the same places."""
+    """Which choices of channels are allowed: as many in each run, in aligned runs the same places.
+
+    Where places are counted from the end of a run, those that are read are never the ones that an aligned layout of the
+    same runs reads: keys and values that one layer makes are then told apart by what is read of them.
+    """
 
     n_parts: int
     aligned: bool = False
+    from_end: bool = False
 
     def at(self, width: int, places: Iterable[int]) -> Indices:
         """The channels at ``places`` of every run, moved on within runs that need not be aligned.
@@ -55,11 +60,13 @@ class Layout:
         run = width // self.n_parts
         moved = np.array([0 if self.aligned else part.bit_count() for part in range(self.n_parts)])
         within = (np.fromiter(places, np.int64)[None, :] + moved[:, None]) % run
+        within = run - 1 - within if self.from_end else within
         return np.sort((np.arange(self.n_parts)[:, None] * run + within).ravel())
 
     def every_second(self, width: int) -> Indices:
-        """About half of the channels."""
-        return self.at(width, range(1, width // self.n_parts, 2))
+        """About half of the channels: the odd places of each run or, from the end, the even ones."""
+        run = width // self.n_parts
+        return self.at(width, range(int(not self.from_end or run % 2 == 0), run, 2))
 
 
 def hidden_widths(graph: fx.Graph, layers: Sequence[Layer], *, coupled: bool) -> dict[Readers, Layout]:
@@ -67,12 +74,13 @@ def hidden_widths(graph: fx.Graph, layers: Sequence[Layer], *, coupled: bool) ->
 
     Args:
         graph: captured.
-        layers: those tried.
+        layers: those tried, in graph order.
         coupled: whether layers are tried together, too.
     """
     found = _search(graph, [(layer,) for layer in layers], {})
     if coupled:
-        found = _search(graph, _joined(graph, [layer for layer in layers if (layer,) not in found], found), found)
+        left = [layer for layer in layers if (layer,) not in found and layer.node.target not in PRODUCTS]
+        found = _search(graph, _joined(graph, left, found), found)
     place = {layer: i for i, layer in enumerate(layers)}
     return dict(sorted(found.items(), key=lambda item: place[item[0][-1]]))
 
@@ -99,6 +107,8 @@ def _search(graph: fx.Graph, tried: Sequence[Readers], found: Mapping[Readers, L
 
 def _options(readers: Readers, graph: fx.Graph) -> Sequence[Layout]:
     """Layouts worth trying, the freest first."""
+    if readers[-1].node.target in PRODUCTS:
+        return [Layout(1, from_end=True)] if readers[-1].width > 1 else []
     width, own = readers[-1].width, math.lcm(*(layer.groups for layer in readers))
     free = [Layout(n) for n in sorted({math.lcm(own, n) for n in (1, *_group_counts(graph))})]
     aligned = [Layout(n, aligned=True) for n in sorted(_head_counts(graph)) if own == 1]
@@ -113,7 +123,8 @@ def _group_counts(graph: fx.Graph) -> set[int]:
 
 def _head_counts(graph: fx.Graph) -> set[int]:
     """Sizes of the axis before the matrices of batched products."""
-    return {shape_of(node)[-3] for node in graph.nodes if node.target in PRODUCTS and len(shape_of(node)) > 3} - {1}
+    shapes = [shape_of(node) for node in graph.nodes if node.target in BATCHED_PRODUCTS]
+    return {shape[-3] for shape in shapes if len(shape) > 3} - {1}
 
 
 def _closed(graph: fx.Graph, tried: Mapping[Readers, Layout]) -> dict[Readers, Cone]:

@@ -40,7 +40,7 @@ def shape_of(node: fx.Node, batch: int = SYMBOLIC) -> tuple[int, ...]:
     if batch not in known:
         value = node.meta.get("val")
         sizes = value.shape if isinstance(value, torch.Tensor) else ()
-        known[batch] = tuple(_concrete(size, batch) for size in sizes)
+        known[batch] = tuple(concrete(size, batch) for size in sizes)
     return known[batch]
 
 
@@ -51,7 +51,8 @@ def symbolic_axes(node: fx.Node) -> frozenset[int]:
     return frozenset(i for i, size in enumerate(sizes) if not isinstance(size, int))
 
 
-def _concrete(size: int | torch.SymInt, batch: int) -> int:
+def concrete(size: int | torch.SymInt, batch: int) -> int:
+    """A size with every symbol replaced by ``batch``."""
     if isinstance(size, int):
         return size
     expression = size.node.expr

@@ -14,9 +14,10 @@ from torch import fx
 
 from prune_tool import defaults
 from prune_tool.errors import DataError
+from prune_tool.pipeline.cutter import Plan
 from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.heal import Healed, heal
-from prune_tool.pipeline.narrow import Narrower, Plan
+from prune_tool.pipeline.narrow import Narrower
 from prune_tool.pipeline.progress import Silent
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Request, Trunk

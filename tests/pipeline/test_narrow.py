@@ -14,9 +14,10 @@ from prune_tool.errors import DataError, ModelError, UsageError, VerificationErr
 from prune_tool.pipeline import narrow as narrowing_module
 from prune_tool.pipeline.calibration import Sampling, moments_in_one_pass
 from prune_tool.pipeline.consumer import Consumer
+from prune_tool.pipeline.cutter import Plan
 from prune_tool.pipeline.importance import importance_of
 from prune_tool.pipeline.lockstep import Lockstep, bytes_per_image
-from prune_tool.pipeline.narrow import Narrower, Plan
+from prune_tool.pipeline.narrow import Narrower
 from prune_tool.pipeline.progress import Silent
 from prune_tool.redundancy.reconstruction import Reconstruction
 from prune_tool.surgery.capture import capture
@@ -189,7 +190,7 @@ def test_the_walk_answers_as_both_networks_do(captured):
     consumers, batches, walk, sampling = walked(captured)
     made, parted = {}, []
     for place, consumer in enumerate(consumers):
-        halves = sampling.moments(walk.before(consumer.node), consumer, place)
+        [halves] = sampling.moments(walk.before(consumer.node), consumer, place)
         parted.append(halves[0].hh is not halves[0].xx)
         made[consumer.group.name] = halved(consumer, halves)
         walk.narrow(consumer, made[consumer.group.name])
@@ -208,7 +209,7 @@ def test_each_network_is_passed_once(captured, monkeypatch):
     monkeypatch.setattr(Lockstep, "_call", lambda self, *args: calls.append(args[2]) or call(self, *args))
     consumers, batches, walk, sampling = walked(captured)
     for place, consumer in enumerate(consumers):
-        walk.narrow(consumer, halved(consumer, sampling.moments(walk.before(consumer.node), consumer, place)))
+        walk.narrow(consumer, halved(consumer, *sampling.moments(walk.before(consumer.node), consumer, place)))
     list(walk.outputs())
     n_calls = len(batches) * sum(node.op == "call_function" for node in captured.graph.nodes)
     assert calls.count("original") == n_calls
@@ -220,7 +221,7 @@ def test_what_is_held_keeps_within_the_bound(captured):
     bound = sum(map(len, batches)) * bytes_per_image(captured.graph, [consumer.node for consumer in consumers])
     most = 0
     for place, consumer in enumerate(consumers):
-        cut = halved(consumer, sampling.moments(walk.before(consumer.node), consumer, place))
+        cut = halved(consumer, *sampling.moments(walk.before(consumer.node), consumer, place))
         both = [t for values in walk._batches for twin in values.values() for t in (twin.original, twin.narrowed)]
         most = max(most, sum(t.nbytes for t in {id(t): t for t in both if isinstance(t, torch.Tensor)}.values()))
         walk.narrow(consumer, cut)
@@ -278,7 +279,7 @@ def test_moments_are_of_the_places_that_are_read(captured):
     """With all places taken, the one pass finds the covariance of a layer's inputs."""
     consumers, batches, walk, sampling = walked(captured)
     found = moments_in_one_pass(captured, batches, consumers, sampling, Silent())
-    for consumer, halves in zip(consumers, found, strict=True):
+    for consumer, (halves,) in zip(consumers, found, strict=True):
         moments = halves[0].merged(halves[1])
         values = torch.cat([values[consumer.input].original for values in walk.before(consumer.node)])
         rows = (values if consumer.group.kind == "features" else values.movedim(1, -1)).flatten(0, -2).numpy()

@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from prune_tool.surgery.demand import Indices
 from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_weight, find_groups, node_of
-from prune_tool.surgery.narrowing import Narrowed
+from prune_tool.surgery.narrowing import Cut, Narrowed, Turned
+from prune_tool.surgery.scores import scores_of
 
 
 def some_of(group: HiddenGroup, n_a_run: int, seed: int = 0) -> Indices:
@@ -23,8 +24,12 @@ def some_of(group: HiddenGroup, n_a_run: int, seed: int = 0) -> Indices:
     )
 
 
-def unfolded(captured: fx.GraphModule, group: HiddenGroup, kept: Indices) -> Narrowed:
-    """The consumers' own columns of the kept neurons."""
+def unfolded(captured: fx.GraphModule, group: HiddenGroup, kept: Indices) -> Cut:
+    """The consumers' own columns of the kept neurons; of scores the kept dimensions as they are."""
+    if group.kind == "scores":
+        (scores,) = (each for each in scores_of(captured) if each.name == group.name)
+        chosen = torch.eye(group.width)[kept].expand(len(scores.query.rows), -1, -1)
+        return Turned(query=chosen, key=chosen)
     weight, bias = _columns(captured, group, group.consumer, kept)
     others = {other: _columns(captured, group, other, kept) for other in group.others}
     return Narrowed(kept=kept, weight=weight, bias=bias, others=others)
@@ -38,13 +43,18 @@ def _columns(captured: fx.GraphModule, group: HiddenGroup, consumer: str, kept: 
     return torch.cat(columns), torch.zeros(len(weight)) if bias is None else bias
 
 
-def cut_all(captured: fx.GraphModule, share: float, seed: int = 0, *, coupled: bool = False) -> dict[str, Narrowed]:
+def cut_all(captured: fx.GraphModule, share: float, seed: int = 0, *, coupled: bool = False) -> dict[str, Cut]:
     """Every group cut to random neurons, a ``share`` of each run."""
-    cuts = {}
-    for group in find_groups(captured, coupled=coupled):
-        kept = some_of(group, max(1, round(share * group.run)), seed)
-        cuts[group.name] = unfolded(captured, group, kept)
-    return cuts
+    kept = some_of_all(captured, share, seed, coupled=coupled)
+    return {group.name: unfolded(captured, group, kept[group.name]) for group in find_groups(captured, coupled=coupled)}
+
+
+def some_of_all(captured: fx.GraphModule, share: float, seed: int = 0, *, coupled: bool = False) -> dict[str, Indices]:
+    """The neurons that ``cut_all`` keeps."""
+    return {
+        group.name: some_of(group, max(1, round(share * group.run)), seed)
+        for group in find_groups(captured, coupled=coupled)
+    }
 
 
 class Masked(fx.Interpreter):
@@ -57,7 +67,7 @@ class Masked(fx.Interpreter):
             for consumer in (*group.others, group.consumer) if group.name in kept else ():
                 node = node_of(captured, consumer)
                 shape = [1] * node.all_input_nodes[0].meta["val"].ndim
-                shape[-1 if "linear" in str(node.target) else 1] = -1
+                shape[-1 if "linear" in str(node.target) or group.kind == "scores" else 1] = -1
                 mask = torch.zeros(group.width).index_fill(0, torch.from_numpy(kept[group.name]), 1)
                 self.masks[node] = mask.view(shape)
 
