@@ -54,8 +54,8 @@ NARROW_SHARES = (0.65, 0.5)
 """Shares of the multiply-accumulates left that ``--narrow auto`` tries: on CIFAR-10, EfficientNet-Lite0 keeps its whole
 accuracy at the first and ResNet-50 98 % of it at the second (``benchmarks/narrowing.py``)."""
 
-HEAL_RATE = 3e-4
-"""Step of the optimiser (Adam) that heals narrowed weights, at its start."""
+HEAL_RATE = 3e-3
+"""Step of the optimiser (Adam) that heals narrowed weights, at its start, as a share of a parameter's size."""
 
 N_NARROWING = 512
 """Training images whose statistics narrowing rests on: with their positions, tens of thousands of samples a width."""

@@ -2,7 +2,9 @@
 
 Folding answers each layer's loss in closed form, one layer after the other. A few passes of gradient descent over all
 weights together answer what is left, with the original's tapped neurons as the target (as in Romero et al., "FitNets",
-ICLR 2015). Images held out of the training judge it: weights that do no better than the folded ones are not taken.
+ICLR 2015). Steps are relative to the size of what they change (as in Shazeer and Stern, "Adafactor", ICML 2018,
+section 8): a network's weights are of any size, above all where norms follow them. Images held out of the training
+judge it: weights that do no better than the folded ones are not taken.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ ImagesOf = Callable[[Int64], Iterable[NDArray[np.float32]]]
 
 HELD_OUT = 8  # one image in so many judges and does not train
 N_MOST_HELD_OUT = 256
+LEAST_SIZE = 1e-3  # of a parameter, for its steps: biases may start at zero
 MOST_NORM = 1.0  # of a step's gradient: narrowed layers start out with some that are far too steep
 
 
@@ -84,7 +87,7 @@ def heal(
     parameters = list(student.parameters())
     before = best = judge(student)
     weights = _weights(student)
-    optimiser = torch.optim.Adam(parameters, lr=defaults.HEAL_RATE)
+    optimiser = torch.optim.Adam([{"params": [each], "lr": _step(each)} for each in parameters])
     n_steps = n_epochs * math.ceil(len(train) / defaults.BATCH_SIZE["cpu"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
     with progress.stage("healing", n_epochs * len(train), "images") as advance:
@@ -102,6 +105,11 @@ def heal(
             if now < best:
                 best, weights = now, _weights(student)
     return Healed(weights=weights, before=before, after=best)
+
+
+def _step(parameter: Tensor) -> float:
+    """How far Adam may move each number of a parameter at once, at the start."""
+    return defaults.HEAL_RATE * max(LEAST_SIZE, float(parameter.detach().square().mean().sqrt()))
 
 
 class _Judge:

@@ -62,6 +62,20 @@ def test_weights_that_are_no_better_are_not_taken(
         torch.testing.assert_close(found.weights[name], weight.detach(), rtol=0, atol=0)
 
 
+def test_steps_are_relative_to_what_they_change(workspace: Workspace, pair: Pair) -> None:
+    """Adam's first step moves what has a gradient by the rate; branches whose last norm starts at zero have none."""
+    found = healed(workspace, pair, n_epochs=1, n_images=16)
+    assert found.after < found.before
+    steps = []
+    for name, weight in pair[1].named_parameters():
+        if weight.ndim > 1:
+            size = float(weight.detach().square().mean().sqrt())
+            steps.append(float((found.weights[name] - weight.detach()).abs().max()) / size)
+    moved = [step for step in steps if step > 0]
+    assert len(moved) > 3
+    assert moved == pytest.approx([defaults.HEAL_RATE] * len(moved), rel=0.02)
+
+
 def test_held_out_images_do_not_train(workspace: Workspace, pair: Pair) -> None:
     read: list[list[int]] = []
 
