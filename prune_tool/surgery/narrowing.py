@@ -22,9 +22,9 @@ from prune_tool.surgery.capture import outputs_of
 from prune_tool.surgery.cones import ConeFinder
 from prune_tool.surgery.cost import Cost, cost_of
 from prune_tool.surgery.demand import Indices, Kept
-from prune_tool.surgery.groups import HiddenGroup, find_groups
+from prune_tool.surgery.groups import HiddenGroup, find_groups, node_of
 from prune_tool.surgery.layers import Layer, layers_of
-from prune_tool.surgery.narrower import Given, Narrower
+from prune_tool.surgery.narrow_rewriter import Given, NarrowRewriter
 from prune_tool.surgery.scores import scores_of
 from prune_tool.surgery.site import shape_of
 
@@ -89,35 +89,44 @@ def narrow_graph(captured: fx.GraphModule, cuts: Mapping[str, Cut]) -> fx.GraphM
         ValueError: there is no such group, or the kept neurons, the weight or the bias do not fit it.
     """
     known = _groups(captured, cuts)
-    layers = {layer.node.name: layer for layer in layers_of(captured)}
+    for name, cut in cuts.items():
+        _require_fit(known[name], cut)
+    read = {node: channels for name, cut in cuts.items() for node, channels in _read(captured, known[name], cut)}
+    analysis = analyse(captured.graph, _all_outputs(captured), cuts=read)
+    rewriter = NarrowRewriter(captured, analysis, _given(captured, cuts, known))
+    finder = ConeFinder(analysis, read)
     scores = {each.name: each for each in scores_of(captured)}
-    read: dict[fx.Node, Indices] = {}
+    for name, cut in cuts.items():
+        group = known[name]
+        if isinstance(cut, Turned):
+            for side, matrix in ((scores[name].query, cut.query), (scores[name].key, cut.key)):
+                rewriter.turn(side, matrix, _computed(group, cut.n_kept))
+        elif group.aligned and cut.n_kept < group.width:
+            rewriter.sort(finder.find([node for node, _ in _read(captured, group, cut)]), group, cut.kept)
+    outputs = tuple(rewriter.run())
+    rewriter.note_values()
+    return rewriter.module(outputs)
+
+
+def _read(captured: fx.GraphModule, group: HiddenGroup, cut: Cut) -> list[tuple[fx.Node, Indices]]:
+    """Who reads a group, in graph order, and which of its channels from now on."""
+    channels = _computed(group, cut.n_kept)
+    if isinstance(cut, Narrowed) and not group.aligned:
+        channels = cut.kept.astype(np.int64)
+    return [(node_of(captured, reader), channels) for reader in (*group.others, group.consumer)]
+
+
+def _given(captured: fx.GraphModule, cuts: Mapping[str, Cut], known: Mapping[str, HiddenGroup]) -> dict[fx.Node, Given]:
+    """What every layer that is cut will compute with."""
+    layers = {layer.node.name: layer for layer in layers_of(captured)}
     given: dict[fx.Node, Given] = {}
     for name, cut in cuts.items():
-        group = known[name]
-        _require_fit(group, cut)
-        if isinstance(cut, Turned):
-            read[scores[name].node] = _computed(group, cut.n_kept)
-            continue
-        for consumer, (weight, bias) in {**cut.others, group.consumer: (cut.weight, cut.bias)}.items():
-            layer = layers[consumer]
-            _require_weights(layer, cut.n_kept, weight, bias)
-            read[layer.node] = _computed(group, cut.n_kept) if group.aligned else cut.kept.astype(np.int64)
-            given[layer.node] = Given(path=layer.path, weight=weight, bias=bias)
-    analysis = analyse(captured.graph, _all_outputs(captured), cuts=read)
-    narrower = Narrower(captured, analysis, given)
-    finder = ConeFinder(analysis, read)
-    for name, cut in cuts.items():
-        group = known[name]
-        if isinstance(cut, Turned):
-            at = read[scores[name].node]
-            narrower.turn(scores[name].query, cut.query, at)
-            narrower.turn(scores[name].key, cut.key, at)
-        elif group.aligned and cut.n_kept < group.width:
-            narrower.sort(finder.find([layers[node].node for node in (*group.others, group.consumer)]), group, cut.kept)
-    outputs = tuple(narrower.run())
-    narrower.note_values()
-    return narrower.module(outputs)
+        if isinstance(cut, Narrowed):
+            for consumer, (weight, bias) in {**cut.others, known[name].consumer: (cut.weight, cut.bias)}.items():
+                layer = layers[consumer]
+                _require_weights(layer, cut.n_kept, weight, bias)
+                given[layer.node] = Given(path=layer.path, weight=weight, bias=bias)
+    return given
 
 
 def cost_of_narrowed(captured: fx.GraphModule, widths: Mapping[str, int]) -> Cost:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 from prune_tool.surgery.capture import capture, outputs_of
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.groups import HiddenGroup, consumer_weight, find_groups
-from prune_tool.surgery.narrowing import Narrowed, cost_of_narrowed, narrow_graph
+from prune_tool.surgery.narrowing import Narrowed, Turned, cost_of_narrowed, narrow_graph
 from prune_tool.surgery.site import shape_of
 from prune_tool.surgery.slicing import slice_graph
 from tests.surgery.narrowing import Masked, cut_all, off_by, some_of, some_of_all, unfolded
@@ -228,16 +230,16 @@ class _Shapes(fx.Interpreter):
 def test_the_captured_network_is_left_as_it_was(mixed: fx.GraphModule) -> None:
     code, before = mixed.code, {name: value.clone() for name, value in mixed.state_dict().items()}
     cuts = cut_all(mixed, 0.5)
-    given = {name: (cut.weight.clone(), cut.bias.clone()) for name, cut in cuts.items()}
+    given = copy.deepcopy(cuts)
     narrow = narrow_graph(mixed, cuts)
     for parameter in narrow.parameters():
         assert parameter.requires_grad
         parameter.data.zero_()
     assert mixed.code == code
     assert all(torch.equal(value, mixed.state_dict()[name]) for name, value in before.items())
-    for name, (weight, bias) in given.items():
-        assert torch.equal(cuts[name].weight, weight)
-        assert torch.equal(cuts[name].bias, bias)
+    for name, cut in cuts.items():
+        tensors = ("query", "key") if isinstance(cut, Turned) else ("weight", "bias")
+        assert all(torch.equal(getattr(cut, tensor), getattr(given[name], tensor)) for tensor in tensors)
 
 
 def test_macs_fall_by_what_a_neuron_costs_among_halves(mixed: fx.GraphModule) -> None:
@@ -280,7 +282,7 @@ def test_weights_that_do_not_fit_are_refused(mixed: fx.GraphModule) -> None:
 
 def test_groups_that_are_none_are_refused(mixed: fx.GraphModule) -> None:
     cut = Narrowed(kept=np.array([0]), weight=torch.zeros(12, 1), bias=torch.zeros(12))
-    with pytest.raises(ValueError, match="no hidden group head; there are deep, thin, excite, qkv, proj, read"):
+    with pytest.raises(ValueError, match=r"no hidden group head; there are deep, thin, excite, qkv, qkv\.scores, proj"):
         narrow_graph(mixed, {"head": cut})
     with pytest.raises(ValueError, match="13 cannot be kept"):
         cost_of_narrowed(mixed, {"proj": 13})

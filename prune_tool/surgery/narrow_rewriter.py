@@ -51,7 +51,7 @@ class _Turn:
         return turned
 
 
-class Narrower(Rewriter):
+class NarrowRewriter(Rewriter):
     """Gives cut layers their new weights, and sorts or turns the rows of what makes their channels.
 
     Attributes:
