@@ -6,8 +6,8 @@ For every backbone and share of its MACs, the hidden widths are narrowed by each
 pivoted), folding (on, off) and allocation (uniform, allocated), and a converged logistic probe is fitted anew to the
 penultimate neurons of the narrowed network: on 2,000 training images, its strength chosen and its accuracy told on
 1,000 validation images. CIFAR-10 of ``PRUNE_TOOL_ASSETS``; no other weight is trained. ``--best`` narrows by pivots,
-folded and allocated alone; ``--heal`` by pivots, folded, evenly, and then healed for so many epochs on the training
-images without their labels; ``--quick`` takes a tenth of the images. Writes ``narrowing.json`` into F
+folded and evenly alone; ``--heal`` likewise, and then heals for so many epochs on the training images without their
+labels; ``--quick`` takes a tenth of the images. Writes ``narrowing.json`` into F
 (``benchmarks/results``) as it goes, beside what is on file of other plans, and prints its tables.
 """
 
@@ -46,8 +46,8 @@ from prune_tool.surgery.taps import HEAD
 PAIRS = {"tf_efficientnet_lite0": 128, "resnet50_v1": 64, "vit_small_patch14_dinov2": 98}
 """Backbones and the input sizes they are measured at: small, so that two cores do it in an hour."""
 WAYS: list[tuple[Strategy, bool, Allocation]] = [
-    ("pivoted", True, "allocated"),
     ("pivoted", True, "uniform"),
+    ("pivoted", True, "allocated"),
     ("random", True, "allocated"),
     ("random", True, "uniform"),
     ("pivoted", False, "allocated"),
@@ -55,7 +55,7 @@ WAYS: list[tuple[Strategy, bool, Allocation]] = [
     ("pivoted", False, "uniform"),
     ("random", False, "allocated"),
 ]
-"""Strategy, whether folded, allocation: the default first, then what tells most."""
+"""Strategy, whether folded, allocation: what ``analyze --narrow`` does first, then what tells most."""
 N_TRAIN, N_VAL, N_CALIBRATION = 2000, 1000, 512
 BATCH_SIZE = 32
 PACKAGES = ("torch", "timm", "numpy")
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=_record.RESULTS, metavar="FOLDER")
     arguments = parser.parse_args()
     shares = [float(share) for share in arguments.shares.split(",")]
-    ways = WAYS[1:2] if arguments.heal else WAYS[:1] if arguments.best else WAYS
+    ways = WAYS[:1] if arguments.heal or arguments.best else WAYS
     plans = [Plan(share=s, strategy=w[0], fold=w[1], allocation=w[2]) for w in ways for s in shares]
     n_train, n_val = (N_TRAIN // 10, N_VAL // 10) if arguments.quick else (N_TRAIN, N_VAL)
     file = arguments.out / "narrowing.json"

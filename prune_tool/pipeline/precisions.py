@@ -1,7 +1,9 @@
 """Precision as an axis: candidates in several precisions, and of all those files the ones that are worth a test.
 
 Whether eight bits are faster depends on the network and on the machine, and what they cost in accuracy on the task too.
-So each file of fewer bits is built, timed against its own float32, and judged by what it says of the validation images.
+So each file of fewer bits is built, timed against its own float32, and judged by what it loses on the validation images
+against that: candidates are scored by more images than those where they are few (``probing.score_probe``), and a file
+that a few flatter must not pass for the better of two.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from prune_tool.pipeline.sequence import Make, thin
 from prune_tool.pipeline.speed import priced, speedup
 from prune_tool.pipeline.workspace import Workspace
 from prune_tool.records import Candidate, Form, Limit, Precision, Request
+from prune_tool.redundancy.held_out import score_of
 
 PRICED = ("latency", "size")
 """Costs that fewer bits lower; the others count what they leave alone."""
@@ -29,7 +32,7 @@ class Entrant:
 
     Attributes:
         candidate: with what it costs in this precision.
-        accuracy: on the validation images: of its file, or of the neurons that a float32 file speaks for.
+        accuracy: of the candidate, less what its file loses on the validation images against float32.
         build: makes the file, or hands it over where it was made to be judged.
     """
 
@@ -104,8 +107,15 @@ def _entrants(
         except BudgetError as error:
             workspace.progress.note(f"leaving out {candidate.n_neurons:,} neurons in {precision}: {error.found}")
             continue
-        built = file.built
-        yield Entrant(candidate=built.candidate, accuracy=built.val.accuracy, build=partial(_same, file))
+        accuracy = accuracy_of(workspace, candidate, file)
+        yield Entrant(candidate=file.built.candidate, accuracy=accuracy, build=partial(_same, file))
+
+
+def accuracy_of(workspace: Workspace, candidate: Candidate, file: Shippable) -> float:
+    """Accuracy of a candidate (0 to 1), less what fewer bits lose on the validation images."""
+    labels = workspace.source.labels[workspace.splits.val]
+    float32 = score_of(labels, file.exported.logits.argmax(axis=1), workspace.request.metric)
+    return candidate.val.accuracy + file.built.val.accuracy - float32.accuracy
 
 
 def _priced(workspace: Workspace, file: Shippable) -> Shippable:

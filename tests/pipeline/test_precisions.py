@@ -7,8 +7,10 @@ import shutil
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prune_tool import defaults
@@ -18,7 +20,7 @@ from prune_tool.pipeline import precisions
 from prune_tool.pipeline.analyze import Analyzed
 from prune_tool.pipeline.export import export
 from prune_tool.pipeline.job import Terms
-from prune_tool.pipeline.precisions import Entrant, require_choice, worth_testing
+from prune_tool.pipeline.precisions import Entrant, accuracy_of, require_choice, worth_testing
 from prune_tool.pipeline.results import read_results
 from prune_tool.pipeline.transform import Transformer
 from prune_tool.pipeline.workspace import Workspace
@@ -79,6 +81,18 @@ def test_where_no_precision_keeps_the_accuracy_the_error_says_what_would(
     assert "--precision auto" in caught.value.remedy
     exported = export(workspace, run, budget=BUDGET, form=BOTH)
     assert exported.built.form.precision == "fp32"
+
+
+def test_a_file_is_judged_by_what_it_loses_and_not_by_a_few_lucky_images(workspace: Workspace) -> None:
+    """On images where float32 is lucky, a file that loses one of them has the candidate's accuracy less that one."""
+    labels = workspace.source.labels[workspace.splits.val]
+    float32 = np.eye(len(workspace.source.classes), dtype=np.float32)[labels]  # all of them right
+    file: Any = SimpleNamespace(
+        exported=SimpleNamespace(logits=float32),
+        built=SimpleNamespace(val=Score(n_correct=len(labels) - 1, n_images=len(labels))),
+    )
+    candidate = replace(entrant(1.0, 0.5).candidate, val=Score(n_correct=70, n_images=100))
+    assert accuracy_of(workspace, candidate, file) == pytest.approx(0.7 - 1 / len(labels))
 
 
 def entrant(latency_ms: float, accuracy: float) -> Entrant:
