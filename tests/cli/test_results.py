@@ -124,7 +124,7 @@ def test_inspect() -> None:
     assert (shown.status, shown.err) == (0, "")
     assert all(f"│ {tap['name']} " in shown.out for tap in printed["taps"])
     assert "Barriers" in shown.out
-    assert [group["width"] for group in printed["groups"][:2]] == [64, 192]
+    assert [group["width"] for group in printed["groups"][:3]] == [32, 64, 192]
     assert "│ blocks.*.mlp.fc2 " in shown.out
 
 
