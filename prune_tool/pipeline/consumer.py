@@ -13,7 +13,7 @@ from torch import Tensor, fx, ops
 from torch.nn import functional as F
 
 from prune_tool.redundancy.layer import Folded, Layer
-from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_weight
+from prune_tool.surgery.groups import HiddenGroup, consumer_bias, consumer_weight, node_of
 from prune_tool.surgery.narrowing import Cut, Narrowed
 from prune_tool.surgery.site import shape_of
 
@@ -30,7 +30,7 @@ class Consumer:
 
     def __init__(self, captured: fx.GraphModule, group: HiddenGroup) -> None:
         self.group = group
-        self.node: fx.Node = next(node for node in captured.graph.nodes if node.name == group.consumer)
+        self.node = node_of(captured, group.consumer)
         self.input: fx.Node = self.node.all_input_nodes[0]
         self.weight: NDArray[np.float32] = consumer_weight(captured, group).cpu().numpy()
         bias = consumer_bias(captured, group)

@@ -74,16 +74,9 @@ def heal(
         DataError: there are too few images to hold some out.
     """
     rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(rows)
-    n_held_out = min(N_MOST_HELD_OUT, len(rows) // HELD_OUT)
-    if n_held_out < 2:
-        raise DataError(
-            asked="heal the narrowed network",
-            found=f"{len(rows)} training images",
-            remedy=f"Give at least {2 * HELD_OUT}, or leave --heal out",
-        )
-    judge = _Judge(captured, images_of, np.sort(shuffled[:n_held_out]))
-    train, student = shuffled[n_held_out:], deepcopy(narrowed).requires_grad_(requires_grad=True)
+    held_out, train = _divided(rng.permutation(rows))
+    judge = _Judge(captured, images_of, np.sort(held_out))
+    student = deepcopy(narrowed).requires_grad_(requires_grad=True)
     parameters = list(student.parameters())
     before = best = judge(student)
     weights = _weights(student)
@@ -105,6 +98,18 @@ def heal(
             if now < best:
                 best, weights = now, _weights(student)
     return Healed(weights=weights, before=before, after=best)
+
+
+def _divided(rows: Int64) -> tuple[Int64, Int64]:
+    """The images that judge and those that train. Raises ``DataError`` where there are too few."""
+    n_held_out = min(N_MOST_HELD_OUT, len(rows) // HELD_OUT)
+    if n_held_out < 2:
+        raise DataError(
+            asked="heal the narrowed network",
+            found=f"{len(rows)} training images",
+            remedy=f"Give at least {2 * HELD_OUT}, or leave --heal out",
+        )
+    return rows[:n_held_out], rows[n_held_out:]
 
 
 def _step(parameter: Tensor) -> float:

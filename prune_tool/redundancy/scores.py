@@ -109,15 +109,20 @@ class ScoreReconstruction:
         return self._summed((self._q.xx * self._k.xx).sum((1, 2)))
 
     def _error(self, maps: Maps) -> float:
-        M, T = maps.product, self._q.hx @ self._k.xh
+        M = maps.product
         own = self._q.hh @ M @ self._k.hh
-        return self.total + self._summed((M * own).sum((1, 2)) - 2 * (M * T).sum((1, 2)))
+        return self.total + self._summed((M * own).sum((1, 2)) - 2 * (M * self._cross).sum((1, 2)))
+
+    @cached_property
+    def _cross(self) -> Tensor:
+        """``Q_hx K_xh (heads, d, d)``."""
+        return self._q.hx @ self._k.xh
 
     @cached_property
     def _best(self) -> Maps:
         """All ``d`` dimensions, the best first."""
         L, R = torch.linalg.cholesky(self._q.hh), torch.linalg.cholesky(self._k.hh)
-        wanted = torch.linalg.solve_triangular(L, self._q.hx @ self._k.xh, upper=False)
+        wanted = torch.linalg.solve_triangular(L, self._cross, upper=False)
         wanted = torch.linalg.solve_triangular(R.mT, wanted, upper=True, left=False)
         U, S, V = torch.linalg.svd(wanted)
         roots = S.sqrt()[:, :, None]
@@ -129,7 +134,7 @@ class ScoreReconstruction:
     def _taken_over(self, query: Tensor) -> Tensor:
         """The best ``B (heads, n, d)`` for given ``A (heads, n, d)``."""
         of_queries = torch.linalg.cholesky(query @ self._q.hh @ query.mT)
-        left = torch.cholesky_solve(query @ self._q.hx @ self._k.xh, of_queries)
+        left = torch.cholesky_solve(query @ self._cross, of_queries)
         return torch.cholesky_solve(left.mT, torch.linalg.cholesky(self._k.hh)).mT
 
     def _drawn(self, n: int, seed: int, place: int) -> Tensor:

@@ -21,13 +21,16 @@ from prune_tool.surgery.slicing import attribute
 
 aten = ops.aten
 
-CONVOLUTIONS = {
+LAYERS = {
+    aten.linear.default,
     aten.conv1d.default,
     aten.conv1d.padding,
     aten.conv2d.default,
     aten.conv2d.padding,
     aten.conv3d.default,
 }
+"""Calls that contract channels with weights."""
+
 _WRAPPER = "backbone."
 """Where ``TappedBackbone`` holds the network that the user knows."""
 
@@ -88,7 +91,7 @@ def _reading_images(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _is_layer(node: fx.Node, alive: set[fx.Node]) -> bool:
-    if node.op != "call_function" or (node.target not in CONVOLUTIONS and node.target is not aten.linear.default):
+    if node.op != "call_function" or node.target not in LAYERS:
         return False
     source, weight = node.args[0], node.args[1]
     if not isinstance(source, fx.Node) or not isinstance(weight, fx.Node) or source not in alive or weight in alive:

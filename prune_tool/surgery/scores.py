@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, ops
 
-from prune_tool.surgery.analysis import PRODUCTS, contracted_axes
+from prune_tool.surgery.analysis import PRODUCTS, channel_axis, contracted_axes
 from prune_tool.surgery.demand import Indices
-from prune_tool.surgery.layers import CONVOLUTIONS, Layer, known_as, path_of
+from prune_tool.surgery.layers import LAYERS, Layer, known_as, path_of
 from prune_tool.surgery.rules import RULES, layout
 from prune_tool.surgery.site import concrete, is_tensor, shape_of
 from prune_tool.surgery.slicing import attribute
@@ -132,7 +132,7 @@ class _Follow:
             return _number(node)
         if node.op == "get_attr":
             return attribute(self._captured, str(node.target)).detach()
-        if node.target in CONVOLUTIONS or node.target is aten.linear.default:
+        if node.target in LAYERS:
             return self._made(node)
         if node.target in _SCALES and not isinstance(node.args[1], fx.Node):
             return self.value(node.args[0])
@@ -148,7 +148,7 @@ class _Follow:
             raise _ElsewhereError
         self.maker = node
         shape = shape_of(node, batch=_BATCH)
-        axis = len(shape) - 1 if node.target is aten.linear.default else 1
+        axis = channel_axis(node)
         return torch.arange(shape[axis]).expand(*shape[:axis], *shape[axis + 1 :], -1).movedim(-1, axis)
 
 
