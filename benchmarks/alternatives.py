@@ -4,8 +4,9 @@
 
 Contenders: the full backbone; ONNX Runtime's static int8 of it; a lower resolution alone; a smaller stock backbone;
 Torch-Pruning in one shot (magnitude, Taylor, random; of each layer, or of all together) with a refitted probe, and with
-training; prune-tool at the last layer, on all axes, and with the precision to choose as well. What has a strength is
-pruned as far as the validation images allow. Each file is certified on the test images, and all are timed together.
+training; prune-tool at the last layer, on depth, subset and resolution, narrowed too, and each of those two with the
+precision to choose as well. What has a strength is pruned as far as the validation images allow. Each file is certified
+on the test images, and all are timed together.
 Needs ``benchmarks/requirements.txt``. Pairs go into F's ``alternatives.json`` beside those there; ``--quick`` tries the
 script on few images, and claims nothing of them.
 """
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -34,6 +36,7 @@ from prune_tool.errors import BudgetError
 from prune_tool.frontier.certificate import certify
 from prune_tool.pipeline.analyze import Analyzed, analyze, measure_full
 from prune_tool.pipeline.build import build_full
+from prune_tool.pipeline.exported import Exported
 from prune_tool.pipeline.features import fit_data
 from prune_tool.pipeline.feeding import logits_of
 from prune_tool.pipeline.progress import Progress
@@ -63,10 +66,24 @@ class Task:
     data: str | None
     workspace: Workspace
     found: Analyzed
+    analyze_s: float
     trial: Trial
     budget: Budget
     folder: Path
     progress: Progress
+
+    def analysed_anew(self, name: str, **searched: Any) -> "Task":
+        """The same task with another search, whose features of whole trunks are in the cache by now."""
+        started = time.perf_counter()
+        workspace = open_workspace(self.pair, self.data, self.progress, **searched)
+        found = analyze(workspace, runs=self.folder / name)
+        seconds = self.analyze_s + time.perf_counter() - started
+        return replace(self, workspace=workspace, found=found, analyze_s=seconds)
+
+    @cached_property
+    def narrowed(self) -> "Task":
+        """With narrowed trunks to choose from."""
+        return self.analysed_anew("narrowed", narrow=defaults.NARROW_SHARES)
 
     def certified(self, path: Path, workspace: Workspace) -> dict[str, Any]:
         """Accuracy of a file on the test images, and whether that proves the budget kept."""
@@ -139,14 +156,20 @@ def smaller(asked: Task) -> dict[str, Any]:
 
 
 def prune_tool(asked: Task, name: str, taps: str | None, precision: str = "fp32") -> dict[str, Any]:
-    """What ``export`` ships."""
+    """What ``export`` ships, and the seconds of its analysis too."""
     form = Form.parse_each("normalize", precision)
+    started = time.perf_counter()
     try:
         exported = export(asked.workspace, asked.found.run, budget=asked.budget, taps=taps, form=form)
     except BudgetError as error:
-        return {"state": "nothing within the budget on validation images", "found": error.found}
-    path = asked.folder / f"{name}.onnx"
-    copyfile(asked.found.run.model, path)
+        shipped: dict[str, Any] = {"state": "nothing within the budget on validation images", "found": error.found}
+    else:
+        shipped = shipping(exported, Path(copyfile(asked.found.run.model, asked.folder / f"{name}.onnx")))
+    return {"seconds": asked.analyze_s + time.perf_counter() - started, **shipped}
+
+
+def shipping(exported: Exported, path: Path) -> dict[str, Any]:
+    """What is recorded of a file of prune-tool."""
     built = exported.built
     return {
         "recipe": f"{built.reading}, {built.candidate.n_neurons} neurons, {built.form.precision}",
@@ -161,9 +184,7 @@ def prune_tool(asked: Task, name: str, taps: str | None, precision: str = "fp32"
 
 def last_layer(asked: Task) -> dict[str, Any]:
     """Random neurons of the penultimate layer, at the backbone's own input size."""
-    workspace = open_workspace(asked.pair, asked.data, asked.progress, input_sizes=())
-    found = analyze(workspace, runs=asked.folder / "last")
-    return prune_tool(replace(asked, workspace=workspace, found=found), "last", "last")
+    return prune_tool(asked.analysed_anew("last", input_sizes=()), "last", "last")
 
 
 Contender = Callable[[Task], dict[str, Any]]
@@ -188,6 +209,11 @@ def contenders(pair: Pair, n_epochs: int) -> dict[str, tuple[int, Contender]]:
     found["prune-tool, last layer"] = (1, last_layer)
     found["prune-tool, all axes"] = (1, lambda asked: prune_tool(asked, "all", None))
     found["prune-tool, all axes and precision"] = (1, lambda asked: prune_tool(asked, "auto", None, "auto"))
+    found["prune-tool, narrowed too"] = (1, lambda asked: prune_tool(asked.narrowed, "narrow", None))
+    found["prune-tool, narrowed too, and precision"] = (
+        1,
+        lambda asked: prune_tool(asked.narrowed, "narrow-auto", None, "auto"),
+    )
     return found
 
 
@@ -196,8 +222,8 @@ def _one_shot(importance: str, **how: Any) -> Contender:
 
 
 @contextmanager
-def opened(pair: Pair, budget: Budget, progress: Progress) -> Iterator[tuple[Task, float]]:
-    """The task, analysed with an empty cache, and the seconds that took."""
+def opened(pair: Pair, budget: Budget, progress: Progress) -> Iterator[Task]:
+    """The task, analysed with an empty cache."""
     with task(pair) as data, tempfile.TemporaryDirectory() as folder:
         os.environ["PRUNE_TOOL_CACHE"] = str(Path(folder) / "cache")
         started = time.perf_counter()
@@ -209,24 +235,22 @@ def opened(pair: Pair, budget: Budget, progress: Progress) -> Iterator[tuple[Tas
         build_full(workspace, full, measure_full(workspace, fit_data(workspace))[1])
         copyfile(full.full, found.run.full)
         trial = open_trial(workspace, full.full, defaults.CONFIDENCE)
-        yield (
-            Task(
-                pair=pair,
-                data=data,
-                workspace=workspace,
-                found=found,
-                trial=trial,
-                budget=budget,
-                folder=Path(folder),
-                progress=progress,
-            ),
-            seconds,
+        yield Task(
+            pair=pair,
+            data=data,
+            workspace=workspace,
+            found=found,
+            analyze_s=seconds,
+            trial=trial,
+            budget=budget,
+            folder=Path(folder),
+            progress=progress,
         )
 
 
 def measure(pair: Pair, budget: Budget, n_epochs: int, progress: Progress) -> dict[str, Any]:
     """All contenders of one pair, timed together."""
-    with opened(pair, budget, progress) as (asked, analyze_s):
+    with opened(pair, budget, progress) as asked:
         full = asked.found.analysis.full
         found: dict[str, dict[str, Any]] = {
             "full": {"val": full.val.accuracy, "macs": full.macs, "n_params": full.n_params, "n_lines": 0},
@@ -240,9 +264,7 @@ def measure(pair: Pair, budget: Budget, n_epochs: int, progress: Progress) -> di
             except Exception as error:  # noqa: BLE001 - a peer that cannot do it is a finding, and loses nobody else's
                 found[name] = {"state": f"failed: {type(error).__name__}"}
                 progress.note(f"{name}: {error}")
-            spent = time.perf_counter() - started
-            is_ours = name.startswith(("prune-tool", "lower"))
-            found[name] |= {"seconds": spent + analyze_s * is_ours, "n_lines": n_lines}
+            found[name] = {"seconds": time.perf_counter() - started, **found[name], "n_lines": n_lines}
             if "path" in found[name]:
                 files[name] = found[name].pop("path")
         for timing in bench(files, Conditions(batch_sizes=BATCH_SIZES, threads=(1,), seconds=SECONDS)).timings:
@@ -250,7 +272,7 @@ def measure(pair: Pair, budget: Budget, n_epochs: int, progress: Progress) -> di
         for name, path in files.items():
             found[name]["n_bytes"] = path.stat().st_size
         n_test = len(asked.workspace.splits.test)
-        return {"budget": budget.spelled, "n_test": n_test, "analyze_s": analyze_s, "contenders": found}
+        return {"budget": budget.spelled, "n_test": n_test, "analyze_s": asked.analyze_s, "contenders": found}
 
 
 def main() -> None:
