@@ -16,7 +16,7 @@ import numpy as np
 from prune_tool.redundancy.checks import Float64, Int64
 from prune_tool.redundancy.joint import JointMoments
 from prune_tool.redundancy.layer import ErrorCurve, Layer
-from prune_tool.redundancy.reconstruction import Reconstruction
+from prune_tool.redundancy.reconstruction import Elsewhere, Reconstruction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,18 +47,17 @@ def cross_fit(
         UsageError: moments of another width, or a strength that is not positive.
     """
     strengths = sorted(ridges, reverse=True)
-    both_ways = (halves, halves[::-1])
-    errors = np.array(
-        [
-            np.mean(
-                [Reconstruction(layer, own, r).errors_elsewhere(others, order) for own, others in both_ways], axis=0
-            )
-            for r in strengths
-        ]
-    )
+    errors = np.mean([_errors(layer, own, others, order, strengths) for own, others in (halves, halves[::-1])], axis=0)
     chosen = errors.argmin(axis=0)
     total = float(np.mean([Reconstruction(layer, half, 1.0).total for half in halves]))
     return CrossFit(
         curve=ErrorCurve(absolute=errors[chosen, np.arange(len(chosen))], total=total),
         ridge=np.array(strengths)[chosen],
     )
+
+
+def _errors(
+    layer: Layer, own: JointMoments, others: JointMoments, order: Int64, strengths: Sequence[float]
+) -> list[Float64]:
+    problem, elsewhere = Reconstruction(layer, own, strengths[0]), Elsewhere(layer, own, others, order)
+    return [problem.regularised(strength).errors_elsewhere(elsewhere) for strength in strengths]

@@ -13,6 +13,7 @@ Neural Computation, 1995). Pivots work on a panel of neurons at a time, whose pr
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from prune_tool.errors import UsageError
 from prune_tool.redundancy.checks import Float64, Int64
@@ -93,8 +94,9 @@ def _panel(
     picks: list[int] = []
     L, Z = np.empty((n_picks, len(D))), np.empty((n_picks, R.shape[1]))
     diagonal, R = D.diagonal().copy(), R.copy()
+    residual = torch.from_numpy(R)  # the same memory: NumPy would make the outer product before it subtracts
     for t in range(n_picks):
-        gain = np.square(R).sum(axis=1) / np.maximum(diagonal, floor)
+        gain = np.einsum("ij,ij->i", R, R) / np.maximum(diagonal, floor)
         gain[(n_taken > n_taken.min())[part]] = -1.0
         gain[picks] = -1.0
         j = int(gain.argmax())
@@ -104,5 +106,5 @@ def _panel(
         L[t] = (D[j] - L[:t, j] @ L[:t]) / root
         Z[t] = R[j] / root
         diagonal -= np.square(L[t])
-        R -= np.outer(L[t], Z[t])
+        residual.addmm_(torch.from_numpy(L[t, :, None]), torch.from_numpy(Z[t, None]), alpha=-1)
     return np.array(picks, np.int64), L, Z

@@ -20,6 +20,7 @@ is never worse than leaving the weights as they are, even on the rows themselves
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -56,8 +57,14 @@ class Reconstruction:
             )
         self.layer = layer
         self.moments = moments
-        mean_variance = float(moments.hh.diagonal().mean())
-        self.noise = ridge * (mean_variance if mean_variance > 0 else 1.0)
+        self._equations = _Equations(layer, moments)
+        self.noise = ridge * self._equations.mean_variance
+
+    def regularised(self, ridge: float) -> Reconstruction:
+        """The same with another strength, from the same sums."""
+        other = copy(self)
+        other.noise = ridge * self._equations.mean_variance
+        return other
 
     @property
     def width(self) -> int:
@@ -127,45 +134,32 @@ class Reconstruction:
             gap.append(_tensor(moments.mean)[run] - R[-1] @ _tensor(moments.mean_hat)[own])
         return torch.stack(R), torch.stack(gap)
 
-    @cached_property
-    def _mask(self) -> Tensor:
-        """``(w, w)``, 1 where two inputs are of one group."""
-        group = torch.arange(self.width) * self.layer.n_groups // self.width
-        return (group[:, None] == group).double()
-
-    @cached_property
+    @property
     def _gram(self) -> Tensor:
-        gram = _tensor(self.moments.hh) * self._mask
+        gram = self._equations.gram.clone()
         gram.diagonal().add_(self.noise)
         return gram
 
-    @cached_property
+    @property
     def _cross(self) -> Tensor:
         """``(w, t)``, noisy ``C_hx M'``."""
-        cross = _tensor(self.moments.xh).mT * self._mask
-        cross.diagonal().add_(self.noise)
-        return cross @ self.layer.rows.mT
+        return self._equations.cross + self.noise * self.layer.rows.mT
 
-    def errors_elsewhere(self, others: JointMoments, order: Int64) -> Float64:
-        """Errors on rows that had no part, ``(k + 1,)`` float64, along an order or its prefix ``(k,)``.
+    def errors_elsewhere(self, elsewhere: Elsewhere) -> Float64:
+        """Errors on rows that had no part, ``(k + 1,)`` float64, along the order or the prefix ``(k,)`` of those.
 
         With ``gram[order, order] = L L'``, ``Z = L^-1 cross[order]`` and ``u = L^-1 (x^ - mean)[order]`` the folded
         layer of every size is ``sum_{j<k} Z_j u_j``, as in ``sweep``. Its error is a sum of moments of ``u`` there.
         """
-        at = torch.from_numpy(order)
+        at = elsewhere.at
         L = torch.linalg.cholesky(self._gram[at][:, at])
         Z = torch.linalg.solve_triangular(L, self._cross[at], upper=False)
-        gap = _tensor(others.mean) - _tensor(self.moments.mean)
-        gap_hat = _tensor(others.mean_hat) - _tensor(self.moments.mean_hat)
-        M = self.layer.rows
-        hh = (_tensor(others.hh) + torch.outer(gap_hat, gap_hat))[at][:, at]
-        uu = torch.linalg.solve_triangular(L, torch.linalg.solve_triangular(L, hh, upper=False).mT, upper=False)
-        uy = torch.linalg.solve_triangular(
-            L, (_tensor(others.xh).mT + torch.outer(gap_hat, gap))[at] @ M.mT, upper=False
-        )
-        total = float(((M @ _tensor(others.xx)) * M).sum() + (M @ gap).square().sum())
-        errors = torch.full((len(order) + 1,), total, dtype=torch.float64)
-        errors[1:] += (uu * (Z @ Z.mT)).cumsum(0).cumsum(1).diagonal() - 2 * (Z * uy).sum(dim=1).cumsum(0)
+        uu = torch.linalg.solve_triangular(L, elsewhere.hh, upper=False)
+        before = torch.linalg.solve_triangular(L, uu.mT, upper=False).tril_()
+        before.diagonal().mul_(0.5)  # every pair counts twice, the two ways round
+        uy = torch.linalg.solve_triangular(L, elsewhere.hy, upper=False)
+        errors = torch.full((len(at) + 1,), elsewhere.total, dtype=torch.float64)
+        errors[1:] += 2 * (Z * (before @ Z - uy)).sum(dim=1).cumsum(0)
         return errors.clamp_(min=0).numpy()
 
     @cached_property
@@ -193,8 +187,58 @@ class Reconstruction:
         explained = ((_tensor(self.moments.xh) + torch.outer(mean, mean_hat)) * P).sum(dim=0)[at].cumsum(0)
         own = (P * (_tensor(self.moments.hh) + torch.outer(mean_hat, mean_hat)))[at][:, at]
         errors = torch.full((len(order) + 1,), all_of_it, dtype=torch.float64)
-        errors[1:] += own.cumsum(0).cumsum(1).diagonal() - 2 * explained
+        errors[1:] += (2 * own.tril().sum(1) - own.diagonal()).cumsum(0) - 2 * explained
         return errors.clamp_(min=0).numpy()
+
+
+class _Equations:
+    """The normal equations before anything regularises them, whatever does."""
+
+    def __init__(self, layer: Layer, moments: JointMoments) -> None:
+        self._layer, self._moments = layer, moments
+        mean_variance = float(moments.hh.diagonal().mean())
+        self.mean_variance = mean_variance if mean_variance > 0 else 1.0
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """``C_hh (w, w)``, 0 between groups."""
+        return _tensor(self._moments.hh) * self._mask
+
+    @cached_property
+    def cross(self) -> Tensor:
+        """``C_hx M' (w, t)``, of own groups."""
+        return (_tensor(self._moments.xh).mT * self._mask) @ self._layer.rows.mT
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        """``(w, w)``, 1 where two inputs are of one group."""
+        group = torch.arange(self._layer.width) * self._layer.n_groups // self._layer.width
+        return (group[:, None] == group).double()
+
+
+class Elsewhere:
+    """What rows that had no part say of a layer, along an order of its inputs or a prefix ``(k,)`` of it.
+
+    Args:
+        layer: which reads the inputs.
+        own: moments of the rows that it is folded with.
+        others: moments of the rows that judge.
+        order: of the inputs.
+
+    Attributes:
+        at: ``order``.
+        hh: ``(k, k)``, second moments of the others' ``x^`` about the own mean.
+        hy: ``(k, t)``, of those with the output.
+        total: second moment of the output.
+    """
+
+    def __init__(self, layer: Layer, own: JointMoments, others: JointMoments, order: Int64) -> None:
+        gap, gap_hat = _tensor(others.mean) - _tensor(own.mean), _tensor(others.mean_hat) - _tensor(own.mean_hat)
+        M = layer.rows
+        self.at = torch.from_numpy(order)
+        self.hh = (_tensor(others.hh) + torch.outer(gap_hat, gap_hat))[self.at][:, self.at]
+        self.hy = (_tensor(others.xh).mT + torch.outer(gap_hat, gap))[self.at] @ M.mT
+        self.total = float(((M @ _tensor(others.xx)) * M).sum() + (M @ gap).square().sum())
 
 
 def _tensor(array: Float64) -> Tensor:

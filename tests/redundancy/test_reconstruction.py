@@ -12,7 +12,7 @@ from prune_tool.errors import DataError, UsageError
 from prune_tool.redundancy.cross_fit import cross_fit
 from prune_tool.redundancy.joint import JointAccumulator
 from prune_tool.redundancy.layer import Layer
-from prune_tool.redundancy.reconstruction import Reconstruction
+from prune_tool.redundancy.reconstruction import Elsewhere, Reconstruction
 
 RIDGE = 1e-6
 
@@ -241,9 +241,10 @@ def test_errors_elsewhere_are_those_of_the_folded_layer(n, groups, per_group, ou
     x, others = x[:n], x[n:]
     x_hat, others_hat = (None, None) if x_hat is None else (x_hat[:n], x_hat[n:])
     importance = np.random.default_rng(seed).random(len(weight))
-    problem = reconstruction(moments_of(x, x_hat), weight, n_groups=groups, ridge=1e-2, importance=importance)
+    own, there = moments_of(x, x_hat), moments_of(others, others_hat)
+    problem = reconstruction(own, weight, n_groups=groups, ridge=1e-2, importance=importance)
     order = problem.order("random", seed=seed)
-    found = problem.errors_elsewhere(moments_of(others, others_hat), order)
+    found = problem.errors_elsewhere(Elsewhere(problem.layer, own, there, order))
     for k in range(groups, problem.layer.width + 1, groups):
         kept = np.sort(order[:k])
         folded = problem.fold(kept)
@@ -251,7 +252,7 @@ def test_errors_elsewhere_are_those_of_the_folded_layer(n, groups, per_group, ou
         answer = answer + folded.shift.reshape(1, len(weight), -1)
         wanted = np.square(answer - per_tap(others, weight, groups)).sum(2).mean(0) @ importance
         assert found[k] == pytest.approx(wanted, rel=1e-6, abs=1e-8 * (1 + found[0]))
-    prefix = problem.errors_elsewhere(moments_of(others, others_hat), order[:groups])
+    prefix = problem.errors_elsewhere(Elsewhere(problem.layer, own, there, order[:groups]))
     np.testing.assert_allclose(prefix, found[: groups + 1], rtol=1e-9, atol=1e-12)
 
 
