@@ -84,7 +84,7 @@ class Reconstruction:
         if strategy == "random":
             return draw_interleaved(self.width, self.layer.n_parts, seed, place)[:n_picks]
         n_picks = self.width if n_picks is None else n_picks
-        return greedy_order(self._gram.numpy(), self._cross.numpy(), n_picks, self.noise, self.layer.n_parts)
+        return greedy_order(self.gram.numpy(), self.cross.numpy(), n_picks, self.noise, self.layer.n_parts)
 
     def error_curve(self, order: Int64, *, fold: bool = True) -> ErrorCurve:
         """Errors on the rows of the moments, along an order or its prefix ``(k,)``, from one factorisation.
@@ -135,32 +135,16 @@ class Reconstruction:
         return torch.stack(R), torch.stack(gap)
 
     @property
-    def _gram(self) -> Tensor:
+    def gram(self) -> Tensor:
+        """``(w, w)``, noisy ``C_hh``, 0 between groups."""
         gram = self._equations.gram.clone()
         gram.diagonal().add_(self.noise)
         return gram
 
     @property
-    def _cross(self) -> Tensor:
+    def cross(self) -> Tensor:
         """``(w, t)``, noisy ``C_hx M'``."""
         return self._equations.cross + self.noise * self.layer.rows.mT
-
-    def errors_elsewhere(self, elsewhere: Elsewhere) -> Float64:
-        """Errors on rows that had no part, ``(k + 1,)`` float64, along the order or the prefix ``(k,)`` of those.
-
-        With ``gram[order, order] = L L'``, ``Z = L^-1 cross[order]`` and ``u = L^-1 (x^ - mean)[order]`` the folded
-        layer of every size is ``sum_{j<k} Z_j u_j``, as in ``sweep``. Its error is a sum of moments of ``u`` there.
-        """
-        at = elsewhere.at
-        L = torch.linalg.cholesky(self._gram[at][:, at])
-        Z = torch.linalg.solve_triangular(L, self._cross[at], upper=False)
-        uu = torch.linalg.solve_triangular(L, elsewhere.hh, upper=False)
-        before = torch.linalg.solve_triangular(L, uu.mT, upper=False).tril_()
-        before.diagonal().mul_(0.5)  # every pair counts twice, the two ways round
-        uy = torch.linalg.solve_triangular(L, elsewhere.hy, upper=False)
-        errors = torch.full((len(at) + 1,), elsewhere.total, dtype=torch.float64)
-        errors[1:] += 2 * (Z * (before @ Z - uy)).sum(dim=1).cumsum(0)
-        return errors.clamp_(min=0).numpy()
 
     @cached_property
     def total(self) -> float:
@@ -171,8 +155,8 @@ class Reconstruction:
     def _folded_errors(self, order: Int64) -> Float64:
         """Each input's row of ``Z = L^-1 cross[order]`` with ``gram[order, order] = L L'`` explains its square."""
         at = torch.from_numpy(order)
-        L = torch.linalg.cholesky(self._gram[at][:, at])
-        Z = torch.linalg.solve_triangular(L, self._cross[at], upper=False)
+        L = torch.linalg.cholesky(self.gram[at][:, at])
+        Z = torch.linalg.solve_triangular(L, self.cross[at], upper=False)
         noisy_total = self.total + self.noise * float(self.layer.rows.square().sum())
         errors = torch.full((len(order) + 1,), noisy_total, dtype=torch.float64)
         errors[1:] -= Z.square().sum(dim=1).cumsum(0)
@@ -214,31 +198,6 @@ class _Equations:
         """``(w, w)``, 1 where two inputs are of one group."""
         group = torch.arange(self._layer.width) * self._layer.n_groups // self._layer.width
         return (group[:, None] == group).double()
-
-
-class Elsewhere:
-    """What rows that had no part say of a layer, along an order of its inputs or a prefix ``(k,)`` of it.
-
-    Args:
-        layer: which reads the inputs.
-        own: moments of the rows that it is folded with.
-        others: moments of the rows that judge.
-        order: of the inputs.
-
-    Attributes:
-        at: ``order``.
-        hh: ``(k, k)``, second moments of the others' ``x^`` about the own mean.
-        hy: ``(k, t)``, of those with the output.
-        total: second moment of the output.
-    """
-
-    def __init__(self, layer: Layer, own: JointMoments, others: JointMoments, order: Int64) -> None:
-        gap, gap_hat = _tensor(others.mean) - _tensor(own.mean), _tensor(others.mean_hat) - _tensor(own.mean_hat)
-        M = layer.rows
-        self.at = torch.from_numpy(order)
-        self.hh = (_tensor(others.hh) + torch.outer(gap_hat, gap_hat))[self.at][:, self.at]
-        self.hy = (_tensor(others.xh).mT + torch.outer(gap_hat, gap))[self.at] @ M.mT
-        self.total = float(((M @ _tensor(others.xx)) * M).sum() + (M @ gap).square().sum())
 
 
 def _tensor(array: Float64) -> Tensor:

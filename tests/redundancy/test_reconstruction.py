@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prune_tool.errors import DataError, UsageError
-from prune_tool.redundancy.cross_fit import cross_fit
+from prune_tool.redundancy.cross_fit import Elsewhere, cross_fit
 from prune_tool.redundancy.joint import JointAccumulator
 from prune_tool.redundancy.layer import Layer
-from prune_tool.redundancy.reconstruction import Elsewhere, Reconstruction
+from prune_tool.redundancy.reconstruction import Reconstruction
 
 RIDGE = 1e-6
 
@@ -244,7 +244,7 @@ def test_errors_elsewhere_are_those_of_the_folded_layer(n, groups, per_group, ou
     own, there = moments_of(x, x_hat), moments_of(others, others_hat)
     problem = reconstruction(own, weight, n_groups=groups, ridge=1e-2, importance=importance)
     order = problem.order("random", seed=seed)
-    found = problem.errors_elsewhere(Elsewhere(problem.layer, own, there, order))
+    found = Elsewhere(problem.layer, own, there, order).errors(problem)
     for k in range(groups, problem.layer.width + 1, groups):
         kept = np.sort(order[:k])
         folded = problem.fold(kept)
@@ -252,7 +252,7 @@ def test_errors_elsewhere_are_those_of_the_folded_layer(n, groups, per_group, ou
         answer = answer + folded.shift.reshape(1, len(weight), -1)
         wanted = np.square(answer - per_tap(others, weight, groups)).sum(2).mean(0) @ importance
         assert found[k] == pytest.approx(wanted, rel=1e-6, abs=1e-8 * (1 + found[0]))
-    prefix = problem.errors_elsewhere(Elsewhere(problem.layer, own, there, order[:groups]))
+    prefix = Elsewhere(problem.layer, own, there, order[:groups]).errors(problem)
     np.testing.assert_allclose(prefix, found[: groups + 1], rtol=1e-9, atol=1e-12)
 
 
