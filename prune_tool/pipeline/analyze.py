@@ -146,14 +146,20 @@ def _measure_full(workspace: Workspace, data: FitData) -> tuple[Full, LogisticPr
 
 
 def _measure_all(workspace: Workspace, data: FitData) -> tuple[MeasuredReading, ...]:
+    """Every reading of every trunk. The own trunk's are measured in full; the others have the strengths found there."""
     work = [(subject, reading) for subject in workspace.subjects for reading in readings_of(subject)]
     request = workspace.request
     fewer = dataclasses.replace(request, n_draws=min(request.n_draws, defaults.N_DRAWS_ELSEWHERE))
-    found = []
+    found: list[MeasuredReading] = []
+    known: dict[tuple[str, tuple[str, ...]], Sequence[float]] = {}
     with workspace.progress.stage("sweeping random subsets", len(work)) as advance:
         for subject, reading in work:
-            is_native = subject.trunk == workspace.native.trunk
-            found.append(measure(subject, reading, data, request if is_native else fewer))
+            same = reading.kind, reading.taps
+            if subject.trunk == workspace.native.trunk:
+                found.append(measure(subject, reading, data, request))
+                known[same] = sorted(set(found[-1].ridge))
+            else:
+                found.append(measure(subject, reading, data, fewer, known.get(same, defaults.RIDGE_GRID)))
             advance(1)
     return tuple(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,13 @@ def moments_of(reading: Reading, subject: Subject, data: FitData) -> tuple[Momen
     return accumulator.freeze(), data.features.columns(reading.trunk, offered, data.val)
 
 
-def measure(subject: Subject, reading: Reading, data: FitData, request: Request) -> MeasuredReading:
+def measure(
+    subject: Subject,
+    reading: Reading,
+    data: FitData,
+    request: Request,
+    strengths: Sequence[float] = defaults.RIDGE_GRID,
+) -> MeasuredReading:
     """Sweep the subsets of one reading.
 
     Args:
@@ -92,11 +98,12 @@ def measure(subject: Subject, reading: Reading, data: FitData, request: Request)
         reading: what to sweep.
         data: training and validation neurons.
         request: says how subsets are picked, how many draws, from which seed, on which device.
+        strengths: of ridge probes, to choose from.
     """
     moments, val = moments_of(reading, subject, data)
     orders = orders_of(reading, lambda: moments, request)
     sizes = size_grid(reading.width, defaults.N_SIZES)
-    curve = sweep_draws(moments, data.judged(val), orders, sizes, defaults.RIDGE_GRID, device=request.device)
+    curve = sweep_draws(moments, data.judged(val), orders, sizes, strengths, device=request.device)
     redundancy = diffuse_redundancy(curve, defaults.DELTA)
     few = prefix_subset(reading, subject, orders[0], min(reading.width, defaults.N_FLATTERY))
     cost = cost_of(subject.captured, kept_outputs(offered_neurons(reading, subject), subject))
@@ -107,6 +114,7 @@ def measure(subject: Subject, reading: Reading, data: FitData, request: Request)
         sizes=tuple(int(size) for size in curve.sizes),
         n_correct=tuple(tuple(draw) for draw in curve.n_correct.tolist()),
         n_val=curve.n_val,
+        ridge=tuple(curve.ridge.tolist()),
         critical_size=redundancy.critical.size,
         critical_size_std=redundancy.critical.std,
         redundancy=redundancy.value,

@@ -22,7 +22,7 @@ from prune_tool.store.fingerprint import fingerprint
 from prune_tool.store.layout import RunFolder
 from prune_tool.task.preprocessing import Preprocessing
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 """Distributions that bring ONNX Runtime; a machine has one of them."""
 

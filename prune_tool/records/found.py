@@ -67,6 +67,7 @@ class MeasuredReading:
         sizes: subset sizes scored, ascending; the last is the reading's width.
         n_correct: correct validation predictions of ridge probes, per draw and size; see ``Score``.
         n_val: validation images.
+        ridge: strength of the ridge probes at each size, in multiples of the number of training images.
         critical_size: smallest size whose mean over draws keeps the analysis' share of the reading's own accuracy.
         critical_size_std: spread of that size over draws.
         redundancy: diffuse redundancy, 1 - critical_size / width (Nanda et al. 2023, Definition 1).
@@ -81,6 +82,7 @@ class MeasuredReading:
     sizes: tuple[int, ...]
     n_correct: tuple[tuple[int | float, ...], ...]
     n_val: int
+    ridge: tuple[float, ...]
     critical_size: int
     critical_size_std: float
     redundancy: float

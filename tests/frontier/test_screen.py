@@ -14,6 +14,7 @@ def measured(macs: int, n_correct: int, flattery: float = 0.0, input_size: int =
         sizes=(1,),
         n_correct=((n_correct,),),
         n_val=100,
+        ridge=(0.1,),
         critical_size=1,
         critical_size_std=0.0,
         redundancy=0.0,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prune_tool.errors import DataError, UsageError
-from prune_tool.redundancy import sweep as sweep_module
+from prune_tool.redundancy import prefixes
 from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.moments import MomentsAccumulator
 from prune_tool.redundancy.subsets import draw_permutations, size_grid
@@ -77,6 +77,23 @@ def test_the_comparison_has_teeth():
     assert len({least for least, _ in counts}) > 6
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "balanced-accuracy"])
+@pytest.mark.parametrize("few", [True, False])
+def test_a_probe_for_each_size_and_all_sizes_at_once_agree(few, metric, monkeypatch):
+    """Whichever takes fewer products, and however few images are solved at once."""
+    train, labels, val, val_labels = task(n=300, d=60, n_val=500)
+    held_out = HeldOut(val, val_labels, metric=metric)
+    (permutation,) = draw_permutations(60, 1, 0)
+    sizes = np.array([1, 2, 3, 7, 20, 39, 41, 60])
+    problem = learn(train, labels, 3), held_out, permutation, sizes, 0.1
+    monkeypatch.setattr(prefixes, "_are_few", lambda *_: few)
+    found = sweep(*problem)
+    monkeypatch.setattr(prefixes, "_are_few", lambda *_: not few)
+    monkeypatch.setattr(prefixes, "_SOLVE_IMAGES", 130)
+    np.testing.assert_allclose(sweep(*problem), found, rtol=1e-12)
+    assert len(set(found.tolist())) > 5
+
+
 def test_sizes_left_out_and_the_tail_of_the_permutation_change_nothing():
     train, labels, val, val_labels = task()
     moments, (permutation,) = learn(train, labels, 3), draw_permutations(12, 1, 0)
@@ -90,8 +107,8 @@ def test_blocks_of_images_change_nothing(monkeypatch):
     train, labels, val, val_labels = task(n_val=700)
     moments, (permutation,), sizes = learn(train, labels, 3), draw_permutations(12, 1, 0), np.arange(1, 13)
     whole = sweep(moments, HeldOut(val, val_labels), permutation, sizes, 0.1)
-    monkeypatch.setattr(sweep_module, "_SOLVE_IMAGES", 300)
-    monkeypatch.setattr(sweep_module, "_SCORES_AT_ONCE", 1)
+    monkeypatch.setattr(prefixes, "_SOLVE_IMAGES", 300)
+    monkeypatch.setattr(prefixes, "_SCORES_AT_ONCE", 1)
     assert np.array_equal(sweep(moments, HeldOut(val, val_labels), permutation, sizes, 0.1), whole)
 
 
