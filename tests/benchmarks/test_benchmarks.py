@@ -149,7 +149,7 @@ def test_narrowing_runs(tmp_path):
     assert [(row["share"], row["n_epochs"]) for row in found["narrowed"]] == [(0.8, 0), (0.8, 1), (0.7, 0)]
     assert all(row["macs"] <= row["share"] * found["full_macs"] for row in found["narrowed"])
     assert all(row["accuracy"] > 0.5 * found["full"] for row in found["narrowed"])
-    assert "| pivoted | yes | allocated | |" in printed.replace("  ", " ")
+    assert "| pivoted | yes | uniform | |" in printed.replace("  ", " ")
 
 
 @pytest.mark.slow
