@@ -22,7 +22,7 @@ from _frontier_report import draw, report
 from _pair_runs import measure_pairs, speed
 from _pairs import Pair, open_workspace, task
 
-from prune_tool import Budget, Workspace, export_each
+from prune_tool import Budget, Workspace, defaults, export_each
 from prune_tool.deploy.bench import Conditions, bench
 from prune_tool.frontier.screen import front
 from prune_tool.pipeline.analyze import Analyzed, analyze, probe_near
@@ -53,7 +53,7 @@ SEARCHES = {
     "resolution alone": Axes(input_sizes=None, taps="last"),
     "depth alone": Axes(input_sizes=(), taps=None),
     "last layer alone": Axes(input_sizes=(), taps="last"),
-    "all axes, narrowed too": Axes(input_sizes=None, taps=None, narrow=(0.65,)),
+    "all axes, narrowed too": Axes(input_sizes=None, taps=None, narrow=defaults.NARROW_SHARES),
 }
 
 
