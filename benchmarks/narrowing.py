@@ -1,14 +1,15 @@
 """Accuracy against multiply-accumulates of narrowed backbones: what folding, pivots and allocation are each worth.
 
-    python benchmarks/narrowing.py [--only MODEL/SIZE ...] [--shares 0.65,0.5] [--best] [--heal N] [--quick] [--out F]
+    python benchmarks/narrowing.py [--only MODEL/DATA/SIZE ...] [--shares S,S] [--ways N] [--heal N] [--quick] [--out F]
 
-For every backbone and share of its MACs, the hidden widths are narrowed by each combination of strategy (random,
+For every backbone, task and share of its MACs, the hidden widths are narrowed by each combination of strategy (random,
 pivoted), folding (on, off) and allocation (uniform, allocated), and a converged logistic probe is fitted anew to the
 penultimate neurons of the narrowed network: on 2,000 training images, its strength chosen and its accuracy told on
-1,000 validation images. CIFAR-10 of ``PRUNE_TOOL_ASSETS``; no other weight is trained. ``--best`` narrows by pivots,
-folded and evenly alone; ``--heal`` likewise, and then heals for so many epochs on the training images without their
-labels; ``--quick`` takes a tenth of the images. Writes ``narrowing.json`` into F
-(``benchmarks/results``) as it goes, beside what is on file of other plans, and prints its tables.
+1,000 validation images; where there are fewer, test images join them, for nothing here is certified. CIFAR-10 of
+``PRUNE_TOOL_ASSETS`` and the demo's solar cells; no other weight is trained. ``--ways N`` takes the first N of these
+combinations (see ``WAYS``); ``--heal N`` the first alone, and then heals for so many epochs on the training images
+without their labels; ``--quick`` takes a tenth of the images. Writes ``narrowing.json`` into F (``benchmarks/results``)
+as it goes, beside what is on file of other plans, and prints its tables.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from typing import Any
 import _record
 import numpy as np
 import torch
-from _assets import ASSETS, some, with_v1_strides
+from _assets import some
+from _pairs import Pair, source_of
+from _pairs import task as opened
 from numpy.typing import NDArray
 from torch import fx
 
@@ -43,8 +46,15 @@ from prune_tool.redundancy.logistic import choose_logistic
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.taps import HEAD
 
-PAIRS = {"tf_efficientnet_lite0": 128, "resnet50_v1": 64, "vit_small_patch14_dinov2": 98}
-"""Backbones and the input sizes they are measured at: small, so that two cores do it in an hour."""
+PAIRS = (
+    "tf_efficientnet_lite0/cifar10/128",
+    "resnet50_v1/cifar10/64",
+    "vit_small_patch14_dinov2/cifar10/98",
+    "tf_efficientnet_lite0/solar/128",
+    "resnet50_v1/solar/96",
+    "vit_small_patch14_dinov2/solar/98",
+)
+"""Backbones, images, and the input sizes they are measured at: small, so that two cores do it in hours."""
 WAYS: list[tuple[Strategy, bool, Allocation]] = [
     ("pivoted", True, "uniform"),
     ("pivoted", True, "allocated"),
@@ -80,25 +90,25 @@ class Task:
         return batches(self.train[some(np.arange(len(self.train)), self.train_labels, n)])
 
 
-def open_task(model: str, input_size: int, n_train: int, n_val: int) -> Task:
+def open_task(pair: Pair, input_size: int, n_train: int, n_val: int) -> Task:
     """Load and capture; the head is the only tap."""
-    source = f"local-dir:{ASSETS / 'backbones' / model}"
-    backbone = with_v1_strides(source) if model == "resnet50_v1" else None
-    data = str(ASSETS / "images" / "cifar10.npz")
-    request = Request(model=None if backbone else source, data=data, input_sizes=(input_size,), taps=(HEAD,))
-    workspace = Workspace(request, backbone=backbone)
-    subject = workspace.subject(Trunk(input_size=input_size))
-    labels = workspace.source.labels
-
-    def read(rows: Int64) -> Images:
-        return np.concatenate(list(images_of(workspace.source, rows, subject.backbone.preprocessing)))
-
-    train, val = some(workspace.splits.train, labels, n_train), some(workspace.splits.val, labels, n_val)
+    with opened(pair) as data:
+        model, backbone = source_of(pair)
+        request = Request(model=model, data=data, input_sizes=(input_size,), taps=(HEAD,))
+        workspace = Workspace(request, backbone=backbone)
+        subject = workspace.subject(Trunk(input_size=input_size))
+        labels, splits = workspace.source.labels, workspace.splits
+        judges = splits.val if len(splits.val) >= n_val else np.union1d(splits.val, splits.test)
+        train, val = (some(rows, labels, min(n, len(rows))) for rows, n in ((splits.train, n_train), (judges, n_val)))
+        images = [
+            np.concatenate(list(images_of(workspace.source, rows, subject.backbone.preprocessing)))
+            for rows in (train, val)
+        ]
     return Task(
         subject=subject,
-        train=read(train),
+        train=images[0],
         train_labels=labels[train],
-        val=read(val),
+        val=images[1],
         val_labels=labels[val],
         n_classes=len(workspace.source.classes),
     )
@@ -208,30 +218,30 @@ def note(message: str) -> None:
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", metavar="MODEL/SIZE")
+    parser.add_argument("--only", action="append", metavar="MODEL/DATA/SIZE")
     parser.add_argument("--shares", default="0.65,0.5", metavar="S,S")
-    parser.add_argument("--best", action="store_true")
+    parser.add_argument("--ways", type=int, default=len(WAYS), metavar="N")
     parser.add_argument("--heal", type=int, default=0, metavar="N")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=_record.RESULTS, metavar="FOLDER")
     arguments = parser.parse_args()
     shares = [float(share) for share in arguments.shares.split(",")]
-    ways = WAYS[:1] if arguments.heal or arguments.best else WAYS
+    ways = WAYS[: 1 if arguments.heal else arguments.ways]
     plans = [Plan(share=s, strategy=w[0], fold=w[1], allocation=w[2]) for w in ways for s in shares]
     n_train, n_val = (N_TRAIN // 10, N_VAL // 10) if arguments.quick else (N_TRAIN, N_VAL)
     file = arguments.out / "narrowing.json"
     pairs: dict[str, Any] = dict(json.loads(file.read_text())["pairs"]) if file.exists() else {}
-    for name in arguments.only or [f"{model}/{size}" for model, size in PAIRS.items()]:
-        model, size = name.split("/")
-        task = open_task(model, int(size), n_train, n_val)
+    for name in arguments.only or PAIRS:
+        model, data, size = name.split("/")
+        task = open_task(Pair(model=model, data=data), int(size), n_train, n_val)
         full = accuracy(task.subject.captured, task)
         note(f"{name}: full {100 * full:.1f} %")
         rows = pairs.get(name, {"narrowed": []})["narrowed"]
         for row in measure(task, plans, arguments.heal):
             rows = merged(rows, [row])
             pairs[name] = {
-                "n_train": n_train,
-                "n_val": n_val,
+                "n_train": len(task.train),
+                "n_val": len(task.val),
                 "n_calibration": sum(map(len, task.calibration)),
                 "full": full,
                 "full_macs": cost_of(task.subject.captured).macs,

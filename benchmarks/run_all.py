@@ -23,6 +23,7 @@ COMMANDS = (
     "latency.py",
     "bench_noise.py",
     "pools.py",
+    "heads.py",
     "paper.py --recipe",
     "narrowing.py",
     "narrowing.py --heal 3",

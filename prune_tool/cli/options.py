@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
-from prune_tool import defaults
+from prune_tool import defaults, records
 from prune_tool.errors import UsageError
-from prune_tool.records import COSTS, CROP_MODES, INTERPOLATIONS, Limit, Limited, PreprocessingChange, Request, Target
+from prune_tool.records import CROP_MODES, INTERPOLATIONS, Limit, Limited, PreprocessingChange, Request, Target, one_of
 
 
 def _hush(quiet: bool) -> bool:
@@ -52,6 +52,10 @@ Narrow = Annotated[
 ]
 Calibration = Annotated[
     int, typer.Option("--calibration", min=1, help="Training images that narrowing takes its statistics from.")
+]
+Allocation = Annotated[
+    str,
+    typer.Option("--allocation", help="How narrowing shares out neurons: uniform, or allocated by what is lost."),
 ]
 Heal = Annotated[
     int,
@@ -198,6 +202,7 @@ def request(
     input_size: str,
     narrow: str,
     calibration: int,
+    allocation: str,
     heal: int,
     seed: int,
     draws: int,
@@ -216,19 +221,10 @@ def request(
     compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
-    if engine not in ("local", "ray"):
-        raise UsageError(asked=f"--engine {engine}", found="no such engine", remedy="Choose local or ray")
-    if engine == "ray":
+    if one_of("--engine", engine, get_args(records.Engine)) == "ray":
         from prune_tool.pipeline.engines.ray import require_ray
 
         require_ray()  # before images are checked, which may take long
-    if strategy not in ("random", "pivoted"):
-        raise UsageError(asked=f"--strategy {strategy}", found="no such strategy", remedy="Choose random or pivoted")
-    if cost not in COSTS:
-        raise UsageError(asked=f"--cost {cost}", found="no such cost", remedy=f"Choose one of {', '.join(COSTS)}")
-    if metric not in ("accuracy", "balanced-accuracy"):
-        remedy = "Choose accuracy or balanced-accuracy"
-        raise UsageError(asked=f"--metric {metric}", found="no such metric", remedy=remedy)
     return Request(
         model=model,
         data=data,
@@ -236,21 +232,22 @@ def request(
         input_sizes=_input_sizes(input_size),
         narrow=_shares(narrow),
         n_calibration=calibration,
+        allocation=one_of("--allocation", allocation, get_args(records.Allocation)),
         heal=heal,
         seed=seed,
         n_draws=draws,
         skip_bad=skip_bad,
         device=device,
-        strategy="pivoted" if strategy == "pivoted" else "random",
-        metric="accuracy" if metric == "accuracy" else "balanced-accuracy",
-        cost=next(known for known in COSTS if known == cost),
+        strategy=one_of("--strategy", strategy, get_args(records.Strategy)),
+        metric=one_of("--metric", metric, get_args(records.Metric)),
+        cost=one_of("--cost", cost, records.COSTS),
         target=target,
         compare=compare,
         taps=None if modules is None else tuple(modules.split(",")),
         round_to=round_to,
         preprocessing=preprocessing,
         amp=amp,
-        engine="ray" if engine == "ray" else "local",
+        engine=one_of("--engine", engine, get_args(records.Engine)),
         workers=_workers(workers),
     )
 

@@ -50,7 +50,7 @@ class Workspace:
             UsageError: a value in the request makes no sense, or both name a model.
         """
         require_device(request.device)
-        _require_something_to_heal(request)
+        _require_something_narrowed(request)
         self.request = request if backbone is None else _of_module(request, backbone)
         self._given = backbone
         self.progress: Progress = progress or Silent()
@@ -133,8 +133,7 @@ class Workspace:
         if not shares:
             return ()
         calibration = self._calibration
-        # evenly: allocation by error was no more accurate on two backbones, and takes three times as long
-        plans = [Plan(share=s, allocation="uniform", round_to=request.round_to) for s in shares]
+        plans = [Plan(share=s, allocation=request.allocation, round_to=request.round_to) for s in shares]
         if request.narrow is None:
             plans = reachable(subject, plans, calibration, self.cache, self.progress)
         return narrowed(subject, plans, calibration, lambda: self.cache, self.progress)
@@ -168,11 +167,11 @@ def _of_module(request: Request, backbone: Backbone) -> Request:
     return replace(request, model=backbone.source)
 
 
-def _require_something_to_heal(request: Request) -> None:
-    if request.heal and request.narrow == ():
+def _require_something_narrowed(request: Request) -> None:
+    if request.narrow == () and (request.heal or request.allocation != "uniform"):
         raise UsageError(
-            asked=f"--heal {request.heal}",
-            found="no trunk is narrowed, and others need no healing",
+            asked=f"--heal {request.heal}" if request.heal else f"--allocation {request.allocation}",
+            found="no trunk is narrowed, and nothing else needs that",
             remedy="Add --narrow auto",
         )
 

@@ -23,6 +23,7 @@ from prune_tool.records.asked import (
     Split,
     Strategy,
     Target,
+    one_of,
 )
 from prune_tool.records.found import (
     Analysis,
@@ -71,4 +72,5 @@ __all__ = [
     "Target",
     "TimedReadings",
     "Trunk",
+    "one_of",
 ]

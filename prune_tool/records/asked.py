@@ -10,7 +10,7 @@ from prune_tool.errors import UsageError
 from prune_tool.records.score import Score
 
 Strategy = Literal["random", "pivoted"]
-Allocation = Literal["allocated", "uniform"]
+Allocation = Literal["uniform", "allocated"]
 Metric = Literal["accuracy", "balanced-accuracy"]
 Cost = Literal["latency", "macs", "params", "size", "neurons"]
 COSTS: tuple[Cost, ...] = ("latency", "macs", "params", "size", "neurons")
@@ -198,7 +198,7 @@ class Form:
         Raises:
             UsageError: a word is none of those known, or a precision is named twice.
         """
-        chosen = _one_of("--preprocess", preprocess, get_args(Preprocess))
+        chosen = one_of("--preprocess", preprocess, get_args(Preprocess))
         return tuple(
             Form(preprocess=chosen, precision=each, probabilities=probabilities) for each in _precisions(precision)
         )
@@ -219,12 +219,18 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     if len({*words}) < len(words):
         raise UsageError(asked=f"--precision {text}", found="the same precision twice", remedy="Name each once")
     known = get_args(Precision) if len(words) > 1 else (*get_args(Precision), "auto")
-    return tuple(_one_of("--precision", word, known) for word in words)
+    return tuple(one_of("--precision", word, known) for word in words)
 
 
-def _one_of(option: str, word: str, allowed: tuple[str, ...]) -> Any:
+def one_of(option: str, word: str, allowed: tuple[str, ...]) -> Any:
+    """The word, if an option allows it.
+
+    Raises:
+        UsageError: it does not.
+    """
     if word not in allowed:
-        raise UsageError(asked=f"{option} {word}", found="no such choice", remedy=f"Choose {', '.join(allowed)}")
+        remedy = f"Choose {', '.join(allowed[:-1])} or {allowed[-1]}"
+        raise UsageError(asked=f"{option} {word}", found="no such choice", remedy=remedy)
     return word
 
 
@@ -241,6 +247,8 @@ class Request:
         narrow: shares of the backbone's multiply-accumulates that narrowing its hidden widths leaves, each tried at
             every input size beside all widths; ``None`` lets the tool choose, and pass over what cannot be reached.
         n_calibration: training images whose statistics narrowing rests on.
+        allocation: how many neurons of a narrowed trunk are kept where: ``uniform``, the same share of every width, or
+            ``allocated`` by what is lost.
         heal: epochs of distillation of each narrowed trunk to the whole one's neurons, over all training images.
         taps: module paths to tap instead of every block.
         seed: of splits and draws.
@@ -268,6 +276,7 @@ class Request:
     input_sizes: tuple[int, ...] | None = None
     narrow: tuple[float, ...] | None = ()
     n_calibration: int = defaults.N_NARROWING
+    allocation: Allocation = "uniform"
     heal: int = 0
     taps: tuple[str, ...] | None = None
     seed: int = defaults.SEED

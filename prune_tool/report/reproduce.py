@@ -58,6 +58,7 @@ WORDS: dict[str, Words] = {
     "input_sizes": _input_sizes,
     "narrow": _shares,
     "n_calibration": _option("--calibration"),
+    "allocation": _option("--allocation"),
     "heal": _option("--heal"),
     "taps": lambda value: ["--modules", ",".join(value)],
     "seed": _option("--seed"),

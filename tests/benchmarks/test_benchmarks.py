@@ -140,8 +140,8 @@ def test_paper_runs(tmp_path):
 def test_narrowing_runs(tmp_path):
     if not ASSETS.is_dir():
         pytest.skip(f"no real weights and images in {ASSETS}; set PRUNE_TOOL_ASSETS")
-    pair = "tf_efficientnet_lite0/64"
-    arguments = ("--only", pair, "--quick", "--best", "--out", tmp_path)
+    pair = "tf_efficientnet_lite0/cifar10/64"
+    arguments = ("--only", pair, "--quick", "--ways", 1, "--out", tmp_path)
     run("narrowing.py", "--shares", 0.7, *arguments)
     run("narrowing.py", "--shares", 0.8, *arguments)
     printed = run("narrowing.py", "--shares", 0.8, *arguments, "--heal", 1)
@@ -150,6 +150,22 @@ def test_narrowing_runs(tmp_path):
     assert all(row["macs"] <= row["share"] * found["full_macs"] for row in found["narrowed"])
     assert all(row["accuracy"] > 0.5 * found["full"] for row in found["narrowed"])
     assert "| pivoted | yes | uniform | |" in printed.replace("  ", " ")
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_heads_runs(tmp_path):
+    if not ASSETS.is_dir():
+        pytest.skip(f"no real weights and images in {ASSETS}; set PRUNE_TOOL_ASSETS")
+    pair = "vit_small_patch14_dinov2/cifar10/42"
+    printed = run("heads.py", "--only", pair, "--quick", "--out", tmp_path)
+    rows = json.loads((tmp_path / "heads.json").read_text())["pairs"][pair]
+    assert [row["name"] for row in rows] == [f"blocks.{i}.attn.proj" for i in range(12)]
+    for row in rows:
+        for lost in (row["whole_heads"], row["dimensions"]):
+            assert list(lost) == ["5", "4", "3", "2", "1"]
+            assert 0 < lost["5"] < lost["3"] < lost["1"]
+    assert "| 3 of 6 |" in printed
 
 
 @pytest.mark.slow

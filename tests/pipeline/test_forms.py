@@ -328,7 +328,7 @@ def test_a_form_that_does_not_exist_or_cannot_be_had_is_refused() -> None:
     for words in (("crop", "fp32"), ("graph", "int4")):
         with pytest.raises(UsageError, match="no such choice") as caught:
             Form.parse_each(*words)
-        proposed = caught.value.remedy.removeprefix("Choose ").split(", ")
+        proposed = caught.value.remedy.removeprefix("Choose ").replace(" or ", ", ").split(", ")
         assert all(Form.parse_each(*(word if w in ("crop", "int4") else w for w in words)) for word in proposed)
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime as ort
@@ -17,11 +18,14 @@ from prune_tool import defaults
 from prune_tool.errors import UsageError
 from prune_tool.pipeline.analyze import Analyzed, analyze
 from prune_tool.pipeline.build import parity_images
+from prune_tool.pipeline.cutter import Plan
+from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.export import export
 from prune_tool.pipeline.features import fit_data
+from prune_tool.pipeline.narrow import Narrower
 from prune_tool.pipeline.reach import reach_of
 from prune_tool.pipeline.workspace import Workspace
-from prune_tool.records import Budget, Request, Trunk
+from prune_tool.records import Allocation, Budget, Request, Trunk
 from prune_tool.store.atomic import write_json
 from prune_tool.surgery.capture import capture
 from prune_tool.surgery.cost import cost_of
@@ -103,11 +107,31 @@ def test_calibration_is_remembered(
     monkeypatch.setattr("prune_tool.pipeline.narrowed.Narrower", again)
     for found, wanted in zip(Workspace(narrow_request).subject(trunk).captured(images), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
-    for change in ({"seed": 1}, {"n_calibration": 30}, {"round_to": 1}, {"narrow": (0.7,)}):
+    for change in (
+        {"seed": 1},
+        {"n_calibration": 30},
+        {"round_to": 1},
+        {"narrow": (0.7,)},
+        {"allocation": "allocated"},
+    ):
         other = Workspace(replace(narrow_request, **change)).subjects[1]  # type: ignore[arg-type]
         assert other.trunk_fingerprint != before.trunk_fingerprint
         with pytest.raises(AssertionError, match="calibrated again"):
             _ = other.captured
+
+
+def test_neurons_are_shared_out_as_asked(narrow_request: Request) -> None:
+    plan = Plan(share=SHARE, round_to=1)
+    kept = {}
+    for allocation in get_args(Allocation):
+        workspace = Workspace(replace(narrow_request, allocation=allocation, round_to=1))
+        whole, narrow = workspace.subjects
+        images = images_of(workspace.source, workspace.calibrated, whole.backbone.preprocessing)
+        record, _ = Narrower(whole.captured, images).narrow(replace(plan, allocation=allocation))
+        assert cost_of(narrow.captured).macs == record.macs <= SHARE * record.full_macs
+        kept[allocation] = {width.name: len(width.kept) / width.width for width in record.widths}
+    spread = {allocation: np.ptp(list(shares.values())) for allocation, shares in kept.items()}
+    assert spread["uniform"] < spread["allocated"]
 
 
 def test_without_narrowing_there_is_none(request_: Request) -> None:
@@ -141,9 +165,10 @@ def test_a_network_without_hidden_widths_cannot_be_narrowed_at_all() -> None:
     assert reach_of(graph, 8) == 1.0
 
 
-def test_healing_without_narrowing_is_refused(request_: Request) -> None:
-    with pytest.raises(UsageError, match="Add --narrow auto"):
-        Workspace(replace(request_, heal=2))
+def test_healing_or_allocating_without_narrowing_is_refused(request_: Request) -> None:
+    for asked in (replace(request_, heal=2), replace(request_, allocation="allocated")):
+        with pytest.raises(UsageError, match="Add --narrow auto"):
+            Workspace(asked)
 
 
 def test_the_command_line_narrows(convnet: str, images: Path, tmp_path: Path) -> None:

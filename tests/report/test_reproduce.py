@@ -27,6 +27,7 @@ REQUESTS = [
         input_sizes=(160, 96),
         narrow=(0.75, 0.125),
         n_calibration=64,
+        allocation="allocated",
         heal=2,
         n_draws=3,
         strategy="pivoted",
