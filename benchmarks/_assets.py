@@ -68,9 +68,7 @@ def penultimate(model: str, data: str, n_images: int | None, device: str) -> Neu
         device: where to extract.
     """
     with images(data) as path:
-        source = f"local-dir:{ASSETS / 'backbones' / model}"
-        backbone = with_v1_strides(source) if model == "resnet50_v1" else None
-        named = None if backbone else source
+        named, backbone = source_of(model)
         request = Request(model=named, data=str(path), input_sizes=(), taps=(HEAD,), device=device)
         workspace = Workspace(request, backbone=backbone)
         labels, splits = workspace.source.labels, workspace.splits
@@ -95,6 +93,12 @@ def some(indices: Int64, labels: Int64, n: int) -> Int64:
     """``n`` of ``indices``, spread evenly over them once they are in the order of their classes."""
     by_class = indices[np.argsort(labels[indices], kind="stable")]
     return np.sort(by_class[np.linspace(0, len(by_class) - 1, n).astype(np.int64)])
+
+
+def source_of(model: str) -> tuple[str | None, Backbone | None]:
+    """A folder of ``backbones`` as ``Request.model`` names it, or the module itself where timm's would not be that."""
+    source = f"local-dir:{ASSETS / 'backbones' / model}"
+    return (None, with_v1_strides(source)) if model == "resnet50_v1" else (source, None)
 
 
 def with_v1_strides(name: str) -> Backbone:

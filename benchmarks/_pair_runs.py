@@ -1,7 +1,6 @@
 """The loop of every benchmark over pairs: what is on file, measured anew where asked for, written after each."""
 
 import argparse
-import json
 from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
@@ -25,8 +24,7 @@ def measure_pairs(
 
     With ``asked.render`` nothing is measured.
     """
-    path = asked.out / f"{name}.json"
-    pairs: dict[str, Any] = json.loads(path.read_text())["pairs"] if path.exists() else {}
+    pairs = _record.pairs_on_file(name, asked.out)
     for pair in known if not asked.render else ():
         if any(fnmatch(pair.name, pattern) for pattern in asked.only):
             with watching(quiet=False) as progress:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _assets import ASSETS, images, with_v1_strides
+from _assets import images, source_of
 
 from prune_tool import Request, Workspace
 from prune_tool.pipeline.progress import Progress
-from prune_tool.task.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +64,6 @@ def open_workspace(
     narrow: tuple[float, ...] = (),
 ) -> Workspace:
     """The request as a user makes it, all else at its default: latency on a CPU, batch 1, one thread."""
-    model, backbone = source_of(pair)
+    model, backbone = source_of(pair.model)
     request = Request(model=model, data=data, input_sizes=input_sizes, narrow=narrow)
     return Workspace(request, progress, backbone=backbone)
-
-
-def source_of(pair: Pair) -> tuple[str | None, Backbone | None]:
-    """The backbone as ``Request.model`` names it, or the module itself where timm's would not be that."""
-    source = f"local-dir:{ASSETS / 'backbones' / pair.model}"
-    return (None, with_v1_strides(source)) if pair.model == "resnet50_v1" else (source, None)

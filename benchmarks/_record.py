@@ -26,6 +26,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def pairs_on_file(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """The results by pair that ``<name>.json`` in ``folder`` has; none without such a file."""
+    file = folder / f"{name}.json"
+    return dict(json.loads(file.read_text())["pairs"]) if file.exists() else {}
+
+
 def save(name: str, result: dict[str, Any], packages: tuple[str, ...], folder: Path = RESULTS) -> None:
     """Write ``<name>.json`` with machine and versions into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)

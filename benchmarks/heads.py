@@ -12,7 +12,6 @@ network's standardised neurons. Pairs go into FOLDER's ``heads.json``, the sums 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -21,8 +20,7 @@ from typing import Any
 import _record
 import numpy as np
 import torch
-from _pairs import Pair
-from narrowing import N_TRAIN, N_VAL, PACKAGES, Task, note, open_task
+from _small_tasks import SmallTask, open_small
 
 from prune_tool import defaults
 from prune_tool.pipeline.calibration import Sampling, calibration_batches, moments_in_one_pass
@@ -43,7 +41,7 @@ RIDGE = 1e-3
 SEED = 0
 
 
-def measure(task: Task) -> Iterator[dict[str, Any]]:
+def measure(task: SmallTask) -> Iterator[dict[str, Any]]:
     """What is lost by the number of heads, or the share of dimensions, that is left: a row an attention."""
     captured = narrow_graph(task.subject.captured, {})
     readers = [reader_of(captured, group) for group in find_groups(captured) if group.kind in {"scores", "value"}]
@@ -67,8 +65,8 @@ def _attention(values: Consumer, problem: Reconstruction, scores: Float64) -> di
     row: dict[str, Any] = {"name": values.group.name, "n_heads": n_heads, "whole_heads": {}, "dimensions": {}}
     for k in range(n_heads - 1, 0, -1):
         n = run * k // n_heads
-        row["whole_heads"][k] = min(_of_heads(problem, heads, run) for heads in combinations(range(n_heads), k))
-        row["dimensions"][k] = float(pivoted[n * n_heads] + scores[(len(scores) - 1) * k // n_heads])
+        row["whole_heads"][str(k)] = min(_of_heads(problem, heads, run) for heads in combinations(range(n_heads), k))
+        row["dimensions"][str(k)] = float(pivoted[n * n_heads] + scores[(len(scores) - 1) * k // n_heads])
     return row
 
 
@@ -98,15 +96,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the images")
     parser.add_argument("--out", type=Path, default=_record.RESULTS, metavar="FOLDER")
     asked = parser.parse_args()
-    less = 10 if asked.quick else 1
-    file = asked.out / f"{NAME}.json"
-    pairs: dict[str, Any] = dict(json.loads(file.read_text())["pairs"]) if file.exists() else {}
+    pairs = _record.pairs_on_file(NAME, asked.out)
     for name in asked.only or PAIRS:
-        model, data, size = name.split("/")
-        note(name)
-        rows = list(measure(open_task(Pair(model=model, data=data), int(size), N_TRAIN // less, N_VAL // less)))
-        pairs[name] = json.loads(json.dumps(rows))  # numbers of heads as text, as they are read again
-        _record.save(NAME, {"pairs": pairs}, PACKAGES, asked.out)
+        pairs[name] = list(measure(open_small(name, quick=asked.quick)))
+        _record.save(NAME, {"pairs": pairs}, ("torch", "timm", "numpy"), asked.out)
     print(report(pairs))
 
 

@@ -15,36 +15,28 @@ as it goes, beside what is on file of other plans, and prints its tables.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import _record
 import numpy as np
 import torch
-from _assets import some
-from _pairs import Pair, source_of
-from _pairs import task as opened
-from numpy.typing import NDArray
+from _small_tasks import Images, SmallTask, batches, open_small
 from torch import fx
 
-from prune_tool import Request, Workspace, defaults
+from prune_tool import defaults
 from prune_tool.pipeline.cutter import Plan
-from prune_tool.pipeline.decode import images_of
 from prune_tool.pipeline.heal import heal
 from prune_tool.pipeline.narrow import Narrower
 from prune_tool.pipeline.progress import Silent
-from prune_tool.pipeline.subject import Subject
-from prune_tool.records import Allocation, Strategy, Trunk
+from prune_tool.records import Allocation, Strategy
 from prune_tool.redundancy.checks import Int64
 from prune_tool.redundancy.held_out import HeldOut
 from prune_tool.redundancy.logistic import choose_logistic
 from prune_tool.surgery.cost import cost_of
-from prune_tool.surgery.taps import HEAD
 
 PAIRS = (
     "tf_efficientnet_lite0/cifar10/128",
@@ -66,60 +58,10 @@ WAYS: list[tuple[Strategy, bool, Allocation]] = [
     ("random", False, "allocated"),
 ]
 """Strategy, whether folded, allocation: what ``analyze --narrow`` does first, then what tells most."""
-N_TRAIN, N_VAL, N_CALIBRATION = 2000, 1000, 512
-BATCH_SIZE = 32
 PACKAGES = ("torch", "timm", "numpy")
-Images = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Task:
-    """A backbone at one input size, and images (n, 3, h, w) in [0, 1] with labels (n,)."""
-
-    subject: Subject
-    train: Images
-    train_labels: Int64
-    val: Images
-    val_labels: Int64
-    n_classes: int
-
-    @property
-    def calibration(self) -> list[Images]:
-        """Some of the training images, in batches."""
-        n = min(N_CALIBRATION, len(self.train))
-        return batches(self.train[some(np.arange(len(self.train)), self.train_labels, n)])
-
-
-def open_task(pair: Pair, input_size: int, n_train: int, n_val: int) -> Task:
-    """Load and capture; the head is the only tap."""
-    with opened(pair) as data:
-        model, backbone = source_of(pair)
-        request = Request(model=model, data=data, input_sizes=(input_size,), taps=(HEAD,))
-        workspace = Workspace(request, backbone=backbone)
-        subject = workspace.subject(Trunk(input_size=input_size))
-        labels, splits = workspace.source.labels, workspace.splits
-        judges = splits.val if len(splits.val) >= n_val else np.union1d(splits.val, splits.test)
-        train, val = (some(rows, labels, min(n, len(rows))) for rows, n in ((splits.train, n_train), (judges, n_val)))
-        images = [
-            np.concatenate(list(images_of(workspace.source, rows, subject.backbone.preprocessing)))
-            for rows in (train, val)
-        ]
-    return Task(
-        subject=subject,
-        train=images[0],
-        train_labels=labels[train],
-        val=images[1],
-        val_labels=labels[val],
-        n_classes=len(workspace.source.classes),
-    )
-
-
-def batches(images: Images) -> list[Images]:
-    """The images a few at a time."""
-    return [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
-
-
-def accuracy(network: fx.GraphModule, task: Task) -> float:
+def accuracy(network: fx.GraphModule, task: SmallTask) -> float:
     """Validation accuracy of a converged logistic probe on the network's neurons."""
     with torch.inference_mode():
         train, val = (
@@ -134,7 +76,7 @@ def accuracy(network: fx.GraphModule, task: Task) -> float:
     )
 
 
-def healed(task: Task, network: fx.GraphModule, n_epochs: int) -> fx.GraphModule:
+def healed(task: SmallTask, network: fx.GraphModule, n_epochs: int) -> fx.GraphModule:
     """The network after some epochs of healing."""
 
     def read(rows: Int64) -> Iterator[Images]:
@@ -148,7 +90,7 @@ def healed(task: Task, network: fx.GraphModule, n_epochs: int) -> fx.GraphModule
     return network
 
 
-def measure(task: Task, plans: list[Plan], n_epochs: int) -> Iterator[dict[str, Any]]:
+def measure(task: SmallTask, plans: list[Plan], n_epochs: int) -> Iterator[dict[str, Any]]:
     """Every plan for one backbone, one after the other."""
     narrower = Narrower(task.subject.captured, task.calibration)
     for plan in plans:
@@ -228,12 +170,9 @@ def main() -> None:
     shares = [float(share) for share in arguments.shares.split(",")]
     ways = WAYS[: 1 if arguments.heal else arguments.ways]
     plans = [Plan(share=s, strategy=w[0], fold=w[1], allocation=w[2]) for w in ways for s in shares]
-    n_train, n_val = (N_TRAIN // 10, N_VAL // 10) if arguments.quick else (N_TRAIN, N_VAL)
-    file = arguments.out / "narrowing.json"
-    pairs: dict[str, Any] = dict(json.loads(file.read_text())["pairs"]) if file.exists() else {}
+    pairs = _record.pairs_on_file("narrowing", arguments.out)
     for name in arguments.only or PAIRS:
-        model, data, size = name.split("/")
-        task = open_task(Pair(model=model, data=data), int(size), n_train, n_val)
+        task = open_small(name, quick=arguments.quick)
         full = accuracy(task.subject.captured, task)
         note(f"{name}: full {100 * full:.1f} %")
         rows = pairs.get(name, {"narrowed": []})["narrowed"]

@@ -15,7 +15,6 @@ measures nothing and draws again. ``--features FOLDER`` keeps the neurons as .np
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -214,11 +213,6 @@ def note(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def recorded(file: Path) -> dict[str, Any]:
-    """Pairs that are already on file."""
-    return dict(json.loads(file.read_text())["pairs"]) if file.exists() else {}
-
-
 def main() -> None:
     """Measure, write, draw, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -234,7 +228,7 @@ def main() -> None:
     chosen = [name for name in names if any(fnmatch(name, pattern) for pattern in arguments.only or ["*"])]
     if not chosen:
         parser.error(f"--only matches none of {', '.join(names)}")
-    pairs = recorded(arguments.out / "paper.json")
+    pairs = _record.pairs_on_file("paper", arguments.out)
     for name in [] if arguments.render else chosen:
         model, data = name.split("/")
         pairs[name] = measure_pair(model, data, arguments)

@@ -9,18 +9,16 @@ some shares of the pool; the strength is chosen on the same validation images fo
 """
 
 import argparse
-import json
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import _record
 import numpy as np
 from _frontier_report import title
-from _pairs import PAIRS, Pair, open_workspace, task
+from _pair_runs import measure_pairs
+from _pairs import Pair, open_workspace, task
 
 from prune_tool import defaults
-from prune_tool.cli.console import watching
 from prune_tool.pipeline.features import fit_data
 from prune_tool.pipeline.measure import moments_of, readings_of
 from prune_tool.pipeline.progress import Progress
@@ -43,7 +41,7 @@ def taking_turns(permutation: Int64, reading: Reading) -> Int64:
     return permutation[np.lexsort((owner, turn))]
 
 
-def measure(pair: Pair, progress: Progress) -> list[dict[str, Any]]:
+def measure(pair: Pair, progress: Progress) -> dict[str, Any]:
     """Mean validation accuracy of both kinds at every share, for every pool."""
     with task(pair) as data:
         workspace = open_workspace(pair, data, progress)
@@ -64,7 +62,7 @@ def measure(pair: Pair, progress: Progress) -> list[dict[str, Any]]:
                     {"reading": str(reading), "sizes": sizes.tolist(), **dict(zip(KINDS, curves, strict=True))}
                 )
                 advance(1)
-        return found
+        return {"pools": found}
 
 
 def report(pairs: dict[str, Any]) -> str:
@@ -85,14 +83,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=_record.RESULTS)
     parser.add_argument("--render", action="store_true")
     asked = parser.parse_args()
-    path = asked.out / f"{NAME}.json"
-    pairs: dict[str, Any] = json.loads(path.read_text())["pairs"] if path.exists() else {}
-    for pair in PAIRS if not asked.render else ():
-        if any(fnmatch(pair.name, pattern) for pattern in asked.only):
-            with watching(quiet=False) as progress:
-                pairs[pair.name] = {"machine": _record.machine(), "pools": measure(pair, progress)}
-            _record.save(NAME, {"pairs": pairs}, ("torch", "timm", "numpy"), asked.out)
-    print(report(pairs))
+    print(report(measure_pairs(NAME, asked, measure, ("torch", "timm", "numpy"))))
 
 
 if __name__ == "__main__":

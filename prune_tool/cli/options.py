@@ -221,7 +221,8 @@ def request(
     compare: bool = False,
 ) -> Request:
     """The request that a command's options make."""
-    if one_of("--engine", engine, get_args(records.Engine)) == "ray":
+    known_engine: records.Engine = one_of("--engine", engine, get_args(records.Engine))
+    if known_engine == "ray":
         from prune_tool.pipeline.engines.ray import require_ray
 
         require_ray()  # before images are checked, which may take long
@@ -247,7 +248,7 @@ def request(
         round_to=round_to,
         preprocessing=preprocessing,
         amp=amp,
-        engine=one_of("--engine", engine, get_args(records.Engine)),
+        engine=known_engine,
         workers=_workers(workers),
     )
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ASSETS = Path(os.environ.get("PRUNE_TOOL_ASSETS", BENCHMARKS.parents[1] / "shared" / "assets"))
 
 
 @pytest.fixture
@@ -120,10 +119,9 @@ def test_a_share_of_the_images_keeps_classes_even(scripts):
 
 @pytest.mark.slow
 @pytest.mark.assets
+@pytest.mark.usefixtures("assets")
 def test_paper_runs(tmp_path):
     pytest.importorskip("matplotlib")
-    if not ASSETS.is_dir():
-        pytest.skip(f"no real weights and images in {ASSETS}; set PRUNE_TOOL_ASSETS")
     pair = "tf_efficientnet_lite0/cifar10"
     printed = run("paper.py", "--only", pair, "--images", 150, "--recipe", "--out", tmp_path)
     assert "training to convergence" in printed
@@ -137,9 +135,8 @@ def test_paper_runs(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.assets
+@pytest.mark.usefixtures("assets")
 def test_narrowing_runs(tmp_path):
-    if not ASSETS.is_dir():
-        pytest.skip(f"no real weights and images in {ASSETS}; set PRUNE_TOOL_ASSETS")
     pair = "tf_efficientnet_lite0/cifar10/64"
     arguments = ("--only", pair, "--quick", "--ways", 1, "--out", tmp_path)
     run("narrowing.py", "--shares", 0.7, *arguments)
@@ -154,9 +151,8 @@ def test_narrowing_runs(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.assets
+@pytest.mark.usefixtures("assets")
 def test_heads_runs(tmp_path):
-    if not ASSETS.is_dir():
-        pytest.skip(f"no real weights and images in {ASSETS}; set PRUNE_TOOL_ASSETS")
     pair = "vit_small_patch14_dinov2/cifar10/42"
     printed = run("heads.py", "--only", pair, "--quick", "--out", tmp_path)
     rows = json.loads((tmp_path / "heads.json").read_text())["pairs"][pair]
