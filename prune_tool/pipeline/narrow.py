@@ -28,15 +28,14 @@ from prune_tool.pipeline.cutter import Cutter, Plan, cutter_of, record_of
 from prune_tool.pipeline.importance import importance_of
 from prune_tool.pipeline.lockstep import Lockstep
 from prune_tool.pipeline.progress import Progress, Silent
-from prune_tool.pipeline.reach import even_widths
+from prune_tool.pipeline.reach import even_widths, shared_cost
 from prune_tool.pipeline.reader import reader_of
 from prune_tool.records import NarrowedWidth, Narrowing, Strategy
-from prune_tool.redundancy.allocation import SharedCost, allocate, uniform
+from prune_tool.redundancy.allocation import allocate, uniform
 from prune_tool.redundancy.checks import Float64, Int64
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.groups import find_groups
 from prune_tool.surgery.narrowing import Cut, narrow_graph
-from prune_tool.surgery.shared_cost import macs_terms
 
 
 def rebuild(captured: fx.GraphModule, made: Mapping[str, Cut]) -> fx.GraphModule:
@@ -79,8 +78,7 @@ class Narrower:
             )
         self._batches = calibration_batches(self._captured, images, self._readers, self._progress)
         self._sampling = Sampling(n_images=sum(map(len, self._batches)), seed=seed)
-        self._cost = SharedCost(terms=macs_terms(self._captured, [reader.group for reader in self._readers]))
-        self._full_cost = self._cost.of(np.ones(len(self._readers)))
+        self._cost = shared_cost(captured, self._captured, [reader.group for reader in self._readers])
         self._errors: dict[tuple[Strategy, bool], list[Float64]] = {}
 
     def narrow(self, plan: Plan) -> tuple[Narrowing, fx.GraphModule]:
@@ -106,7 +104,7 @@ class Narrower:
             widths=widths,
             n_images=self._sampling.n_images,
             macs=cost_of(module).macs,
-            full_macs=round(self._full_cost),
+            full_macs=round(self._cost.whole),
         )
         return record, made
 
@@ -127,7 +125,7 @@ class Narrower:
     def _counts(self, plan: Plan) -> Int64:
         """Neurons to keep of each width, ``(n_readers,)``."""
         even = even_widths([reader.group for reader in self._readers], plan.round_to)
-        target = plan.share * self._full_cost
+        target = plan.share * self._cost.whole
         if plan.allocation == "uniform":
             return uniform(even, self._cost, target)
         way = plan.strategy, plan.fold

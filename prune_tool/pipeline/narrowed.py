@@ -156,7 +156,7 @@ def _healed(
 
 def _key(subject: Subject, plan: Plan, calibration: Calibration) -> str:
     """Changes with the whole network, with how it is narrowed, and on what."""
-    return fingerprint("narrowing-2", subject.fingerprint, repr(plan), calibration.fingerprint)
+    return fingerprint("narrowing-3", subject.fingerprint, repr(plan), calibration.fingerprint)
 
 
 def _write(

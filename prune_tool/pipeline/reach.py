@@ -8,6 +8,7 @@ import numpy as np
 from torch import fx
 
 from prune_tool.redundancy.allocation import SharedCost, Width, least_share, unit_of
+from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.groups import HiddenGroup, find_groups
 from prune_tool.surgery.narrowing import narrow_graph
 from prune_tool.surgery.shared_cost import macs_terms
@@ -24,7 +25,12 @@ def reach_of(captured: fx.GraphModule, round_to: int) -> float:
     groups = find_groups(read)
     if not groups:
         return 1.0
-    return least_share(even_widths(groups, round_to), SharedCost(terms=macs_terms(read, groups)))
+    return least_share(even_widths(groups, round_to), shared_cost(captured, read, groups))
+
+
+def shared_cost(captured: fx.GraphModule, read: fx.GraphModule, groups: Sequence[HiddenGroup]) -> SharedCost:
+    """What the hidden widths of ``read``, which is ``captured`` less what no output reads, share of its whole cost."""
+    return SharedCost(terms=macs_terms(read, groups), whole=cost_of(captured).macs)
 
 
 def even_widths(groups: Sequence[HiddenGroup], round_to: int) -> list[Width]:

@@ -160,7 +160,7 @@ class Narrowing:
         widths: every hidden width, in the order of computation.
         n_images: calibration images.
         macs: multiply-accumulates per image that are left.
-        full_macs: before.
+        full_macs: of the network as it is, with what no output reads.
     """
 
     widths: tuple[NarrowedWidth, ...]

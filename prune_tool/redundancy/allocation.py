@@ -58,9 +58,11 @@ class SharedCost:
     Attributes:
         terms: (coefficient, places of widths); a term without places is what no narrowing saves. A layer whose inputs
             and outputs are both narrowed names two.
+        whole: the cost that shares are told of: the network's as it is, which may do more than what the widths leave.
     """
 
     terms: tuple[tuple[float, tuple[int, ...]], ...]
+    whole: float
 
     def of(self, shares: Float64) -> float:
         """Cost where ``shares (n_widths,)`` of the neurons are kept, each 0 to 1."""
@@ -99,12 +101,11 @@ def uniform(widths: Sequence[Width], cost: SharedCost, target: float) -> Int64:
         nearest = [w.sizes[np.abs(w.sizes - share * w.sizes[-1]).argmin()] for w in widths]
         return np.array(nearest, np.int64)
 
-    whole = cost.of(np.ones(len(widths)))
     least = least_share(widths, cost)
-    if least * whole > target:
+    if least * cost.whole > target:
         would_do = math.ceil(100 * least + 1e-9) / 100
         raise UsageError(
-            asked=f"narrow to {target / whole:.0%} of the cost",
+            asked=f"narrow to {target / cost.whole:.0%} of the cost",
             found=f"{100 * least:.1f} % of it are left with the fewest neurons in every hidden width",
             remedy=f"Ask for {would_do:g} or more" if would_do < 1 else "Narrow nothing: most of the cost is elsewhere",
         )
@@ -119,9 +120,9 @@ def uniform(widths: Sequence[Width], cost: SharedCost, target: float) -> Int64:
 
 
 def least_share(widths: Sequence[Width], cost: SharedCost) -> float:
-    """Share of the cost that is left with the fewest neurons of every width, above 0 to 1."""
+    """Share of the whole cost that is left with the fewest neurons of every width, above 0 to 1."""
     fewest = np.array([width.sizes[0] for width in widths], np.int64)
-    return cost.of(_shares(widths, fewest)) / cost.of(np.ones(len(widths)))
+    return cost.of(_shares(widths, fewest)) / cost.whole
 
 
 def summed_error(widths: Sequence[Width], kept: Int64) -> float:

@@ -306,6 +306,20 @@ def test_the_least_share_is_named_and_works(captured):
     assert record.macs <= share * record.full_macs
 
 
+def test_a_share_is_of_the_network_as_it_is():
+    """What no output reads costs nothing in the narrowed network, so that the widths may keep the more."""
+    import timm
+
+    torch.manual_seed(0)
+    captured = capture(timm.create_model("test_vit", num_classes=0, img_size=64).eval(), torch.rand(2, 3, 64, 64))
+    read = cost_of(narrow_graph(captured, {})).macs
+    pictures = list(np.random.default_rng(0).random((2, 8, 3, 64, 64), np.float32))
+    for share in (0.5 * (1 + read / cost_of(captured).macs), 0.8):
+        record, module = narrow(captured, pictures, Plan(share=share, round_to=1))
+        assert record.full_macs == cost_of(captured).macs
+        assert cost_of(module).macs == record.macs == pytest.approx(min(read, share * record.full_macs), rel=0.02)
+
+
 def test_another_network_than_the_calibrated_one_is_refused(captured, monkeypatch):
     monkeypatch.setattr(narrowing_module, "narrow_graph", lambda captured, _cuts: captured)
     with pytest.raises(VerificationError, match="differ by"):

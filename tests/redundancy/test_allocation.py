@@ -24,7 +24,7 @@ def problem(n_widths, chained, seed, unit=1):
     terms += [(float(rng.uniform(0.5, 2)), (i,)) for i in range(n_widths)]
     if chained:
         terms += [(float(rng.uniform(0.5, 2)), (i, i + 1)) for i in range(n_widths - 1)]
-    return widths, SharedCost(terms=tuple(terms))
+    return widths, SharedCost(terms=tuple(terms), whole=sum(term for term, _ in terms))
 
 
 def cost_at(widths, cost, kept):
@@ -79,14 +79,14 @@ def test_on_its_path_it_is_optimal(n_widths, seed, place):
 def test_a_width_that_matters_keeps_more():
     steep, flat = np.linspace(10, 0, 65), np.linspace(1, 0, 65)
     widths = [Width(errors=steep, unit=8), Width(errors=flat, unit=8)]
-    cost = SharedCost(terms=((1.0, (0,)), (1.0, (1,))))
+    cost = SharedCost(terms=((1.0, (0,)), (1.0, (1,))), whole=2.0)
     assert allocate(widths, cost, 1.25).tolist() == [64, 16]
     assert uniform(widths, cost, 1.25).tolist() == [40, 40]
 
 
 def test_what_multiplies_is_counted_once():
     """Half of the inputs and half of the outputs of one layer leave a quarter of it, not nothing."""
-    cost = SharedCost(terms=((8.0, (0, 1)),))
+    cost = SharedCost(terms=((8.0, (0, 1)),), whole=8.0)
     assert cost.of(np.array([0.5, 0.5])) == 2.0
     assert cost.slopes(np.array([0.5, 1.0])).tolist() == [8.0, 4.0]
     widths = [Width(errors=np.linspace(1, 0, 17), unit=8)] * 2

@@ -21,7 +21,7 @@ def test_terms_add_up_to_the_cost(family):
     captured = capture(model, torch.rand(2, 3, 64, 64) if "vit" not in family else torch.rand(2, 3, 160, 160))
     groups = find_groups(captured)
     assert groups
-    cost = SharedCost(terms=macs_terms(captured, groups))
+    cost = SharedCost(terms=macs_terms(captured, groups), whole=cost_of(captured).macs)
     assert round(cost.of(np.ones(len(groups)))) == cost_of_narrowed(captured, {}).macs
     rng = np.random.default_rng(0)
     for _ in range(3):
