@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load_average": os.getloadavg()[0],
     }
+
+
+def note(message: str) -> None:
+    """Say what is being done."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def pairs_on_file(name: str, folder: Path = RESULTS) -> dict[str, Any]:

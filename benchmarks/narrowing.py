@@ -15,7 +15,6 @@ as it goes, beside what is on file of other plans, and prints its tables.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +84,7 @@ def healed(task: SmallTask, network: fx.GraphModule, n_epochs: int) -> fx.GraphM
 
     rows = np.arange(len(task.train))
     found = heal(task.subject.captured, network, read, rows, n_epochs=n_epochs, seed=0, progress=Silent())
-    note(f"  healed from {found.before:.3f} to {found.after:.3f}")
+    _record.note(f"  healed from {found.before:.3f} to {found.after:.3f}")
     network.load_state_dict(found.weights, strict=False)
     return network
 
@@ -111,7 +110,7 @@ def measure(task: SmallTask, plans: list[Plan], n_epochs: int) -> Iterator[dict[
             "seconds": round(seconds, 1),
             "widths": {width.name: [width.width, len(width.kept)] for width in narrowing.widths},
         }
-        note(f"  {described(row)} of MACs: {100 * row['accuracy']:.1f} %, {seconds:.0f} s")
+        _record.note(f"  {described(row)} of MACs: {100 * row['accuracy']:.1f} %, {seconds:.0f} s")
         yield row
 
 
@@ -152,11 +151,6 @@ def table(pairs: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def note(message: str) -> None:
-    """Say what is being done."""
-    print(message, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -174,7 +168,7 @@ def main() -> None:
     for name in arguments.only or PAIRS:
         task = open_small(name, quick=arguments.quick)
         full = accuracy(task.subject.captured, task)
-        note(f"{name}: full {100 * full:.1f} %")
+        _record.note(f"{name}: full {100 * full:.1f} %")
         rows = pairs.get(name, {"narrowed": []})["narrowed"]
         for row in measure(task, plans, arguments.heal):
             rows = merged(rows, [row])

@@ -15,7 +15,6 @@ measures nothing and draws again. ``--features FOLDER`` keeps the neurons as .np
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -168,13 +167,13 @@ def measure(task: Neurons, device: str, *, recipe: bool) -> dict[str, Any]:
     accumulator.update(task.train, task.train_labels)
     moments = accumulator.freeze()
     draws = draw_permutations(task.width, defaults.N_DRAWS, defaults.SEED)
-    note("  ridge sweeps")
+    _record.note("  ridge sweeps")
     curves = ridge_curves(moments, task, draws, device)
-    note("  converged logistic probes")
+    _record.note("  converged logistic probes")
     gradients: list[float] = []
     curves["logistic"] = probed_curve(task, draws, logistic_fit(task, gradients))
     if recipe:
-        note("  probes by the paper's recipe")
+        _record.note("  probes by the paper's recipe")
         curves["recipe"] = probed_curve(task, draws, recipe_fit(task, device))
     grid = sizes_at(task.width, GRID)
     cka = np.mean([linear_cka(moments, draw)[grid - 1] for draw in draws], axis=0)
@@ -195,7 +194,7 @@ def measure(task: Neurons, device: str, *, recipe: bool) -> dict[str, Any]:
 
 def measure_pair(model: str, data: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Extract and measure, with the machine that did."""
-    note(f"{model}/{data}: extracting")
+    _record.note(f"{model}/{data}: extracting")
     start = time.perf_counter()
     task = penultimate(model, data, arguments.images, arguments.device)
     if arguments.features:
@@ -206,11 +205,6 @@ def measure_pair(model: str, data: str, arguments: argparse.Namespace) -> dict[s
     found = measure(task, arguments.device, recipe=arguments.recipe)
     seconds = {"extract": extracted - start, "measure": time.perf_counter() - extracted}
     return {"model": model, "data": data, "machine": _record.machine(), "seconds": seconds, **found}
-
-
-def note(message: str) -> None:
-    """Say what is being done."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def main() -> None:

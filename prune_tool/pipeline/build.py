@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from shutil import copyfile
 
 import numpy as np
@@ -118,32 +119,14 @@ def build(
     """
     reading = analysis.measured[candidate.reading].reading
     subject = workspace.subject(reading.trunk)
-    classes = workspace.source.classes
     subset = subset_of(workspace, data, reading, candidate.n_neurons)
     probe = fit_probe(data, reading.trunk, subset, (candidate.strength,))
-    preprocessing = subject.backbone.preprocessing
-    exported = folder.path / "exported.onnx"
     with workspace.progress.stage(f"cutting {reading} to {candidate.n_neurons:,} neurons"):
         trunk = slice_graph(subject.captured, kept_outputs(subset, subject), round_to=workspace.request.round_to)
-        sliced = Probed(trunk, *_tensors(probe))
-        images = parity_images(workspace, subject)
-        cut = _check_slicing(sliced, subject, subset, images)
-        program = export_program(sliced.eval(), subject.example)
-        recipe = describe_preprocessing(preprocessing, order.form) | {
-            "prune_tool.classes": json.dumps(classes),
-            "prune_tool.cut": str(reading),
-            "prune_tool.neurons": json.dumps({tap: neurons.tolist() for tap, neurons in subset.items()}),
-            **order.metadata,
-        }
-        write_onnx(program, exported, metadata=recipe)
-        parity = check_parity(exported, _reference(sliced), images, stage="export")
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # it names folders of this machine, and the file is shared
-        with replacing(folder.program) as partial:
-            torch.export.save(program, partial)
-        write_json(folder.labels, classes)
+        sliced = Probed(trunk, *_tensors(probe)).eval()
+        exported, stages = _export(workspace, reading, subset, sliced, folder, order)
     spare = candidate.val.accuracy - order.budget.floor(analysis.full.val)
-    transformer = Transformer(workspace, preprocessing, order.form, spare)
+    transformer = Transformer(workspace, subject.backbone.preprocessing, order.form, spare)
     made = transformer.run(exported)
     copyfile(made.last.path, folder.model)
     if order.form.probabilities:
@@ -153,7 +136,7 @@ def build(
         n_per_tap={tap: len(neurons) for tap, neurons in subset.items()},
         candidate=replace(candidate, precision=order.form.precision),
         form=order.form,
-        stages=(cut, parity, *made.stages),
+        stages=(*stages, *made.stages),
         val=transformer.score(made.last.logits),
         in_float=made.in_float,
         agreement=made.agreement,
@@ -161,6 +144,31 @@ def build(
         gradient_norm=probe.gradient_norm,
     )
     return Shippable(built=built, folder=folder, exported=made.exported, pillow=made.pillow)
+
+
+def _export(
+    workspace: Workspace, reading: Reading, subset: Subset, sliced: Probed, folder: RunFolder, order: Order
+) -> tuple[Path, tuple[Stage, ...]]:
+    """Write a cut network in float32, as ONNX and for PyTorch, and its labels; the ONNX file, and what was checked."""
+    subject, classes = workspace.subject(reading.trunk), workspace.source.classes
+    exported = folder.path / "exported.onnx"
+    images = parity_images(workspace, subject)
+    cut = _check_slicing(sliced, subject, subset, images)
+    program = export_program(sliced, subject.example)
+    recipe = describe_preprocessing(subject.backbone.preprocessing, order.form) | {
+        "prune_tool.classes": json.dumps(classes),
+        "prune_tool.cut": str(reading),
+        "prune_tool.neurons": json.dumps({tap: neurons.tolist() for tap, neurons in subset.items()}),
+        **order.metadata,
+    }
+    write_onnx(program, exported, metadata=recipe)
+    parity = check_parity(exported, _reference(sliced), images, stage="export")
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names folders of this machine, and the file is shared
+    with replacing(folder.program) as partial:
+        torch.export.save(program, partial)
+    write_json(folder.labels, classes)
+    return exported, (cut, parity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

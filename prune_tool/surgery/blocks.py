@@ -120,8 +120,10 @@ class _Finder:
         return type(self.seen.modules[path])
 
     def children(self, path: str) -> list[str]:
+        """Modules in this one; what several share is known by the first path to it."""
         prefix = f"{path}." if path else ""
-        return [prefix + name for name, _ in self.seen.modules[path].named_children()]
+        paths = (prefix + name for name, _ in self.seen.modules[path].named_children())
+        return [child for child in paths if child in self.seen.modules]
 
     def blocks(self, path: str, *, beside_blocks: bool = False) -> Iterator[str]:
         """Blocks inside ``path``, which is opened."""

@@ -8,7 +8,8 @@ Ensures, together:
 4. no value is a tuple of tensors where that can be avoided: pieces of a split, chunk or unbind are slices and selects
    of their source;
 5. ``type_as``, ``narrow``, ``movedim`` and the like are written as the calls they abbreviate;
-6. the batch size is read off the input alone.
+6. the batch size is read off the input alone;
+7. a tensor that modules share under several names is read under the first of them, once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import fx, ops
 from torch._ops import OpOverload
 
 from prune_tool.surgery.in_place import schema_of, use_functional_twins
+from prune_tool.surgery.site import attribute
 
 aten = ops.aten
 
@@ -141,6 +143,22 @@ def read_batch_off_images(graph: fx.Graph) -> None:
                 node.replace_all_uses_with(size)
 
 
+def hold_once(graph: fx.Graph) -> None:
+    """Read a parameter or buffer that modules share, under a name each, under its first name and by one node."""
+    module = graph.owning_module
+    assert module is not None
+    names = {id(tensor): name for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    first: dict[int, fx.Node] = {}
+    for node in [node for node in graph.nodes if node.op == "get_attr"]:
+        tensor = attribute(module, str(node.target))
+        known = first.setdefault(id(tensor), node)
+        if known is node:
+            node.target = names.get(id(tensor), node.target)
+        else:
+            node.replace_all_uses_with(known)
+            graph.erase_node(node)
+
+
 def _calls(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "call_function"]
 
@@ -158,4 +176,5 @@ PASSES: tuple[Callable[[fx.Graph], None], ...] = (
     take_pieces,
     spell_out,
     read_batch_off_images,
+    hold_once,
 )

@@ -16,8 +16,7 @@ from torch import fx, ops
 
 from prune_tool.surgery.analysis import channel_axis
 from prune_tool.surgery.capture import image_input
-from prune_tool.surgery.site import shape_of
-from prune_tool.surgery.slicing import attribute
+from prune_tool.surgery.site import attribute, shape_of
 
 aten = ops.aten
 

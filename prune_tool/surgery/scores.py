@@ -20,8 +20,7 @@ from prune_tool.surgery.analysis import PRODUCTS, channel_axis, contracted_axes
 from prune_tool.surgery.demand import Indices
 from prune_tool.surgery.layers import LAYERS, Layer, known_as, path_of
 from prune_tool.surgery.rules import RULES, layout
-from prune_tool.surgery.site import concrete, is_tensor, shape_of
-from prune_tool.surgery.slicing import attribute
+from prune_tool.surgery.site import attribute, concrete, is_tensor, shape_of
 
 aten = ops.aten
 

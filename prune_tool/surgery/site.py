@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from prune_tool.surgery.demand import Demand, Kept, round_up
 
@@ -42,6 +42,15 @@ def shape_of(node: fx.Node, batch: int = SYMBOLIC) -> tuple[int, ...]:
         sizes = value.shape if isinstance(value, torch.Tensor) else ()
         known[batch] = tuple(concrete(size, batch) for size in sizes)
     return known[batch]
+
+
+def attribute(module: nn.Module, target: str) -> torch.Tensor:
+    """The tensor that ``module`` holds at the dotted path ``target``."""
+    *path, name = target.split(".")
+    value = getattr(module.get_submodule(".".join(path)), name)
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{target} is no tensor")
+    return value
 
 
 def symbolic_axes(node: fx.Node) -> frozenset[int]:

@@ -19,6 +19,7 @@ from torch import fx, nn, ops
 from prune_tool.surgery.analysis import Analysis, Part, analyse
 from prune_tool.surgery.capture import image_input
 from prune_tool.surgery.demand import Demand, Indices, is_range
+from prune_tool.surgery.site import attribute
 
 aten = ops.aten
 
@@ -144,15 +145,6 @@ class Rewriter:
             name += "_"
         self.tensors[name] = tensor
         return self.graph.get_attr(name)
-
-
-def attribute(module: nn.Module, target: str) -> torch.Tensor:
-    """The tensor that ``module`` holds at the dotted path ``target``."""
-    *path, name = target.split(".")
-    value = getattr(module.get_submodule(".".join(path)), name)
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{target} is no tensor")
-    return value
 
 
 def _trains(tensor: torch.Tensor) -> bool:

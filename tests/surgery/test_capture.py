@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn, ops
@@ -12,7 +13,9 @@ from torch.nn import functional as F
 
 from prune_tool.surgery.canonical import PASSES
 from prune_tool.surgery.capture import capture, outputs_of
+from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.in_place import is_in_place, writes_that_leak
+from prune_tool.surgery.slicing import slice_graph
 
 SHAPE = (4, 6, 6)
 
@@ -107,6 +110,32 @@ def test_the_batch_size_is_read_off_the_images_alone(shaken) -> None:
     captured = capture(module, torch.rand(2, *SHAPE))
     sizes = [node for node in captured.graph.nodes if node.target is ops.aten.sym_size.int]
     assert all(node.args[0].op == "placeholder" for node in sizes)
+
+
+class Shared(nn.Module):
+    """Two modules with one layer between them, which the network does not call by its own name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(4, 4, 3, padding=1)
+        self.first = nn.Sequential(self.layer, nn.BatchNorm2d(4))
+        self.second = nn.Sequential(self.layer, nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)).mean((2, 3))
+
+
+def test_a_layer_that_modules_share_is_held_once(shaken) -> None:
+    module = shaken(Shared())
+    captured = capture(module, torch.rand(2, *SHAPE))
+    read = [node.target for node in captured.graph.nodes if node.op == "get_attr"]
+    assert len(read) == len(set(read)) == 6
+    n_params = sum(parameter.numel() for parameter in module.parameters())
+    assert cost_of(captured).n_params == cost_of(captured, {0: None}).n_params == n_params
+    sliced = slice_graph(captured, {0: np.array([1, 3])})
+    x = torch.rand(3, *SHAPE)
+    with torch.no_grad():
+        torch.testing.assert_close(sliced(x), module(x)[:, [1, 3]])
 
 
 def test_a_graph_that_returns_no_tensors_is_refused() -> None:

@@ -103,6 +103,31 @@ class TwoPaths(nn.Module):
         return self.trunk((x, self.down(x)))[1].mean((2, 3))
 
 
+class Shared(nn.Module):
+    """One convolution that the network holds and every block uses (as in CoaT)."""
+
+    class Block(nn.Module):
+        def __init__(self, position: nn.Module) -> None:
+            super().__init__()
+            self.position = position
+            self.stack = nn.Sequential(conv(8, 8), conv(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.stack(x + self.position(x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(3, 8)
+        self.position = nn.Conv2d(8, 8, 3, padding=1)
+        self.blocks = nn.ModuleList([Shared.Block(self.position) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x.mean((2, 3))
+
+
 class Bare(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -117,6 +142,7 @@ NETWORKS = {
     "stages": (Staged(), ["stages.0.blocks.0", "stages.1.blocks.0", "stages.1.blocks.1"]),
     "dense block": (nn.Sequential(conv(3, 8), Dense(8), nn.Conv2d(16, 4, 1)), ["1.layer0", "1.layer1", "1"]),
     "two paths": (TwoPaths(), ["trunk.0", "trunk.1"]),
+    "a shared layer": (Shared(), ["blocks.0", "blocks.1"]),
     "bare layers": (Bare(), ["features.2", "features.6", "features.9"]),
     "layers as attributes": (nn.Sequential(*conv(3, 8), *conv(8, 8)), ["2", "5"]),
 }
