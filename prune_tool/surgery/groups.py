@@ -19,7 +19,7 @@ from prune_tool.surgery.cost import macs_of, params_of
 from prune_tool.surgery.demand import Demand
 from prune_tool.surgery.layers import Layer, held_by, layers_of
 from prune_tool.surgery.scores import scores_of
-from prune_tool.surgery.search import BATCHED_PRODUCTS, Layout, Readers, closed_cones, hidden_widths
+from prune_tool.surgery.search import BATCHED_PRODUCTS, Layout, Readers, closed_cones, halves, hidden_widths
 
 _KNOWN: WeakKeyDictionary[fx.GraphModule, dict[bool, tuple[HiddenGroup, ...]]] = WeakKeyDictionary()
 """Groups of the captured networks that live: they take a second to find, and a captured network does not change."""
@@ -83,8 +83,7 @@ def _tried(captured: fx.GraphModule) -> list[Layer]:
 
 
 def _described(captured: fx.GraphModule, found: Mapping[Readers, Layout]) -> tuple[HiddenGroup, ...]:
-    halves = {readers: layout.every_second(readers[-1].width) for readers, layout in found.items()}
-    cones = closed_cones(captured.graph, halves)
+    cones = closed_cones(captured.graph, halves(found, found))
     trained = {name for name, _ in captured.named_parameters()}
     return tuple(_group(readers, layout, cones[readers], trained) for readers, layout in found.items())
 

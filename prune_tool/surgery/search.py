@@ -3,7 +3,8 @@
 Which few channels are read tells structure: a grouped convolution keeps an equal number in each of its runs, and
 attention keeps the same places in every head, so what fails as free choice is tried in runs, then in aligned runs. In
 each run all channels but one are read, then that one alone; where runs need not be aligned, their places have no period
-that heads or groups could share.
+that heads or groups could share. What is found must stay closed with every second one read, too: a concatenation of
+which one piece is a width and another is not shows nothing where a piece is read whole or not at all.
 
 A product of queries and keys is tried like a layer whose channels are the dimensions of a head.
 
@@ -100,9 +101,14 @@ def _search(graph: fx.Graph, tried: Sequence[Readers], found: Mapping[Readers, L
         found |= {
             readers: it for readers, it in now.items() if readers in closed and _can_be_sorted(closed[readers], it)
         }
-    while (closed := _closed(graph, found)).keys() != found.keys():
+    while (closed := closed_cones(graph, halves(_closed(graph, found), found))).keys() != found.keys():
         found = {readers: found[readers] for readers in closed}
     return found
+
+
+def halves(of: Iterable[Readers], found: Mapping[Readers, Layout]) -> dict[Readers, Indices]:
+    """Every second channel ``of`` those, in the layouts ``found``."""
+    return {readers: found[readers].every_second(readers[-1].width) for readers in of}
 
 
 def _options(readers: Readers, graph: fx.Graph) -> Sequence[Layout]:

@@ -123,6 +123,17 @@ class JoinedWithTheResidual(Net):
         return ((x + self.read(torch.cat([self.hidden(x), x], 1))).mean((2, 3)),)
 
 
+class PartlyConvolved(Net):
+    """Some channels of the residual are convolved, the others are read as they are (as in FasterNet)."""
+
+    def __init__(self) -> None:
+        super().__init__(wide=8)
+        self.make = nn.Conv2d(2, 2, 3, padding=1)
+
+    def hidden(self, x):
+        return torch.cat([self.make(x[:, :2]), x[:, 2:]], 1)
+
+
 class Rolled(Net):
     """What is kept of a rolled axis reads all of it."""
 
@@ -130,7 +141,17 @@ class Rolled(Net):
         return super().hidden(x).roll(1, 1)
 
 
-LEAKING = [Residual, Tap, LayerNorm, OneGroupNorm, Softmax, GlobalResponse, JoinedWithTheResidual, Rolled]
+LEAKING = [
+    Residual,
+    Tap,
+    LayerNorm,
+    OneGroupNorm,
+    Softmax,
+    GlobalResponse,
+    JoinedWithTheResidual,
+    PartlyConvolved,
+    Rolled,
+]
 
 
 @pytest.mark.parametrize("coupled", [False, True])
