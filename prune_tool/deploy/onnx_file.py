@@ -9,6 +9,7 @@ import torch
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from prune_tool.defaults import OPSET
+from prune_tool.deploy.attention import over_four_axes
 from prune_tool.deploy.description import read_model
 from prune_tool.deploy.seal import metadata_of, seal
 from prune_tool.errors import ModelError, RunError, VerificationError
@@ -48,7 +49,7 @@ def write_onnx(
         Size of the file in bytes.
 
     Raises:
-        ModelError: the weights do not fit in one file.
+        ModelError: the weights do not fit in one file, or ONNX has no word for what the network does.
         VerificationError: the batch axis has a fixed size, or the model breaks ONNX's rules.
     """
     n_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
@@ -58,14 +59,22 @@ def write_onnx(
             found=f"the weights alone take {n_bytes:,} bytes and an ONNX file holds at most {MAX_BYTES:,}",
             remedy="Use a smaller backbone or a stronger cut",
         )
-    exported = torch.onnx.export(
-        program,
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[input_name],
-        output_names=list(output_names),
-        verbose=False,
-    )
+    over_four_axes(program)
+    try:
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[input_name],
+            output_names=list(output_names),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ModelError(
+            asked=f"write {path} as ONNX",
+            found=f"torch.onnx could not: {_reason(error)}",
+            remedy="docs/support.md names families that work; please report this one",
+        ) from error
     assert exported is not None
     model = exported.model_proto
     _tidy(model, batch_symbol=_batch_symbol(model, path))
@@ -114,6 +123,14 @@ def _save(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str]) -> in
     with replacing(path) as temporary:
         temporary.write_bytes(serialised)
     return len(serialised)
+
+
+def _reason(error: BaseException) -> str:
+    """What began it, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _batch_symbol(model: onnx.ModelProto, path: Path) -> str:

@@ -11,17 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import fx
 
-from prune_tool.surgery.capture import capture, export_program
+from prune_tool.surgery.capture import capture
 from prune_tool.surgery.cost import cost_of
 from prune_tool.surgery.groups import find_groups
 from prune_tool.surgery.narrowing import cost_of_narrowed, narrow_graph
 from tests.surgery.narrowing import Masked, cut_all, off_by, some_of_all
-from tests.surgery.test_families import FAMILIES, SMALL, Specimen, specimen
+from tests.surgery.test_families import FAMILIES, SMALL, Specimen, off_in_onnx, specimen
 
 SMALL_GROUPS = {
     "resnet18": 4,
@@ -97,16 +96,4 @@ def test_families_are_narrowed_exactly(name: str, shaken: Callable[..., Any], tm
     assert kinds == GROUPS.get(name, kinds)
     assert all(group.n_parts == 1 or group.kind != "features" for group in find_groups(it.captured))
     narrow = check(it, 0.75)
-    assert _off_in_onnx(it, narrow, tmp_path) < 1e-4
-
-
-def _off_in_onnx(it: Specimen, narrow: fx.GraphModule, folder: Path) -> float:
-    import onnxruntime
-
-    file = folder / "narrow.onnx"
-    torch.onnx.export(export_program(narrow, it.images(2)), dynamo=True, verbose=False).save(file)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    images = it.images(3)
-    got = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    with torch.no_grad():
-        return off_by(narrow(images), tuple(torch.from_numpy(np.asarray(value)) for value in got))
+    off_in_onnx(it, narrow, tmp_path)
