@@ -18,20 +18,21 @@ def _one_seed() -> None:
     torch.manual_seed(0)
 
 
+def shake(module: nn.Module) -> nn.Module:
+    """Eval mode with no constant left: a zero scale or a running mean of zero would hide a wrong index."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, value in [*module.named_parameters(), *module.named_buffers()]:
+            if not value.is_floating_point() or value.numel() < 2 or not bool((value == value.flatten()[0]).all()):
+                continue
+            noise = torch.rand(value.shape, generator=generator)
+            value.copy_(0.5 + noise if name.endswith("var") or value.flatten()[0] > 0 else 0.2 * noise - 0.1)
+    return module.eval()
+
+
 @pytest.fixture(scope="session")
 def shaken() -> Callable[[nn.Module], nn.Module]:
-    """Eval mode with no constant left: a zero scale or a running mean of zero would hide a wrong index."""
-
-    def shake(module: nn.Module) -> nn.Module:
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for name, value in [*module.named_parameters(), *module.named_buffers()]:
-                if not value.is_floating_point() or value.numel() < 2 or not bool((value == value.flatten()[0]).all()):
-                    continue
-                noise = torch.rand(value.shape, generator=generator)
-                value.copy_(0.5 + noise if name.endswith("var") or value.flatten()[0] > 0 else 0.2 * noise - 0.1)
-        return module.eval()
-
+    """``shake``, for tests that ask for it by name."""
     return shake
 
 
